@@ -1,0 +1,280 @@
+"""Every setting of a run, as frozen pydantic models that refuse unknown keys.
+
+The same object is passed to Python callers, built by the command line and shown as a form by Prefect. One seed drives
+everything; nothing below reads a clock, the environment or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Backbone = Literal["sasrec"]
+SourceKind = Literal["simulated", "ninerec", "microlens", "landing"]
+Split = Literal["leave-one-out", "temporal"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class SourceConfig(Settings):
+    """Where events and videos come from."""
+
+    kind: SourceKind = Field("landing", description="simulated | ninerec | microlens | landing (your own files)")
+    directory: str | None = Field(
+        None, description="ninerec, microlens: the folder to read; landing: a folder with events/ and catalogue.*"
+    )
+    videos: int = Field(120, ge=8, description="simulated: number of videos")
+    viewers: int = Field(400, ge=8, description="simulated: number of viewers")
+    days: int = Field(14, ge=2, description="simulated: days of logs")
+    clips: str | None = Field(None, description="simulated: cut topic segments from this folder of real clips")
+
+    @model_validator(mode="after")
+    def _directory_is_given_where_needed(self) -> SourceConfig:
+        if self.kind in ("ninerec", "microlens") and not self.directory:
+            raise ValueError(f"source.kind={self.kind!r} needs source.directory, the folder that holds the set")
+        return self
+
+
+class SparkConfig(Settings):
+    """How spark-submit is called."""
+
+    master: str = Field("local[*]", description="local[*], spark://host:port or k8s://...")
+    driver_memory: str = Field("2g", pattern=r"^\d+[mg]$")
+    shuffle_partitions: int = Field(4, ge=1)
+    timeout_s: int = Field(3600, ge=10, description="seconds before the Spark process is stopped")
+
+
+class SessionizeConfig(Settings):
+    """Validation, sessions and sequences."""
+
+    gap_minutes: int = Field(30, ge=1, description="silence after which a new session starts")
+    min_watch_ratio: float = Field(
+        0.3, ge=0.0, le=1.0, description="watch_ms / duration_ms from which a view is positive"
+    )
+    positive_events: tuple[Literal["view", "like", "share", "favorite", "comment", "interaction"], ...] = Field(
+        ("like", "share", "favorite", "interaction"), description="event types positive whatever was watched"
+    )
+    max_watch_ratio: float = Field(20.0, gt=0, description="loops watched; a longer watch is quarantined")
+    earliest: str = Field("2010-01-01", description="UTC day; an earlier timestamp is quarantined")
+    latest: str = Field("2100-01-01", description="UTC day; a timestamp from this day on is quarantined as future")
+    user_core: int = Field(3, ge=1, description="k-core: least interactions of a viewer")
+    item_core: int = Field(1, ge=1, description="k-core: least interactions of a video")
+    buckets: int = Field(4, ge=1, description="hash buckets of the sequences table")
+    valid_share: float = Field(0.1, gt=0, lt=0.5, description="global temporal split: share of time for validation")
+    test_share: float = Field(0.1, gt=0, lt=0.5, description="global temporal split: share of time for test")
+    max_quarantine_share: float = Field(
+        0.2, gt=0, le=1.0, description="the stage fails before its commit above this share"
+    )
+
+    @field_validator("earliest", "latest")
+    @classmethod
+    def _is_a_day(cls, value: str) -> str:
+        date.fromisoformat(value)
+        return value
+
+
+class FeaturesConfig(Settings):
+    """Decoding and encoding of videos."""
+
+    frames: int = Field(8, ge=1, le=64, description="frames sampled a video")
+    visual: Literal["efficientnet-lite0", "none"] = "efficientnet-lite0"
+    audio: Literal["aisfx", "none"] = "aisfx"
+    text: Literal["minilm", "none"] = "minilm"
+    text_tokens: int = Field(16, ge=1, le=128, description="title tokens kept a video")
+    frame_size: int = Field(224, ge=32, le=512, description="pixels, square")
+    thumbnail_height: int = Field(96, ge=0, le=256, description="JPEG strip kept for pages; 0 keeps none")
+    decode_deadline_s: float = Field(30.0, gt=0, description="the decoder child is killed after this many seconds")
+    max_bytes: int = Field(512 * 2**20, ge=1)
+    max_pixels: int = Field(4096 * 2304, ge=1)
+    max_seconds: float = Field(1800.0, gt=0)
+    actors: int = Field(2, ge=1, description="Ray actors that decode and encode")
+    batch_videos: int = Field(4, ge=1, description="videos an actor takes at a time")
+    buckets: int = Field(4, ge=1, description="hash buckets of the features table")
+    max_quarantine_share: float = Field(0.5, gt=0, le=1.0)
+
+
+class RayConfig(Settings):
+    """Which Ray cluster to use."""
+
+    address: str | None = Field(
+        None, description="None starts a local cluster for the stage; else ray://... or host:port"
+    )
+    num_cpus: int = Field(2, ge=1, description="CPUs of the local cluster")
+    object_store_mb: int = Field(512, ge=80, description="object store of the local cluster, MiB")
+
+
+class ModelConfig(Settings):
+    """Shapes and switches of MealRec (model.md sections 1 to 3)."""
+
+    width: int = Field(64, ge=8, multiple_of=4)
+    backbone: Backbone = "sasrec"
+    layers: int = Field(2, ge=1)
+    heads: int = Field(2, ge=1, description="attention heads of the backbone; must divide width")
+    max_history: int = Field(20, ge=2, description="L, newest items kept")
+    dropout: float = Field(0.2, ge=0, lt=1)
+    tokens: Literal["frames", "title"] = Field("frames", description="what TCD refines: frames+audio, or title tokens")
+    tcd: bool = True
+    npd: bool = True
+    diffusion_steps: int = Field(32, ge=4, description="T of TCD")
+    refine_steps: int = Field(1, ge=1, description="S, deterministic DDIM steps")
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    id_dropout: float = Field(0.1, ge=0, lt=1)
+    temperature: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(f"model.heads={self.heads} must divide model.width={self.width}")
+        return self
+
+
+class TrainConfig(Settings):
+    """Optimisation and distribution (model.md section 3)."""
+
+    workers: int = Field(2, ge=1, description="Ray Train workers (gloo on CPU)")
+    threads: int = Field(1, ge=1, description="torch threads a worker")
+    warmup_epochs: int = Field(8, ge=0, description="S0: ID-only backbone")
+    content_epochs: int = Field(2, ge=0, description="S1: tokeniser, TCD and fusion with IDs frozen")
+    joint_epochs: int = Field(20, ge=1, description="S2: everything, with NPD")
+    batch_size: int = Field(256, ge=1, description="viewers a step over all workers")
+    lr: float = Field(1e-3, gt=0)
+    content_lr: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    patience: int = Field(6, ge=1, description="epochs without a better validation NDCG@10 in S2")
+    tcd_weight: float = Field(0.1, ge=0)
+    npd_weight: float = Field(0.5, ge=0)
+    id_weight: float = Field(0.5, ge=0, description="weight of CE(h, y) beside CE(hhat, y)")
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    max_failures: int = Field(2, ge=0)
+    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
+
+
+class EvaluateConfig(Settings):
+    """Ranking and significance."""
+
+    split: Split = "leave-one-out"
+    ks: tuple[int, ...] = (5, 10, 20)
+    bootstrap: int = Field(1000, ge=100, description="paired resamples of viewers")
+    strips: int = Field(3, ge=0, description="viewers whose frame strips the report shows")
+
+
+class RegistryConfig(Settings):
+    """Where runs and models are registered and what the gate asks."""
+
+    tracking_uri: str | None = Field(None, description="None: SQLite beside the lake")
+    model_name: str = Field("mealrec", min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    experiment: str = Field("mealrec", min_length=1)
+    gate_metric: str = "ndcg@10"
+    baselines: tuple[Literal["popularity", "markov"], ...] = ("popularity", "markov")
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+
+
+class RecommendConfig(Settings):
+    """Batch recommendations."""
+
+    k: int = Field(20, ge=1, le=1000)
+    alias: Literal["champion", "challenger"] = "champion"
+
+
+class RunConfig(Settings):
+    """A whole run: the parameters of the flow."""
+
+    lake: str = Field("./var/lake", min_length=1, description="root of all tables: a folder or an object-store URI")
+    work: str | None = Field(
+        None, description="local folder for landing files, checkpoints, reports; None: <lake>/_work"
+    )
+    seed: int = Field(7, ge=0, lt=2**31)
+    source: SourceConfig = SourceConfig()
+    spark: SparkConfig = SparkConfig()
+    sessionize: SessionizeConfig = SessionizeConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    ray: RayConfig = RayConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    registry: RegistryConfig = RegistryConfig()
+    recommend: RecommendConfig = RecommendConfig()
+
+
+class ConfigError(ValueError):
+    """The user's configuration is wrong; the message names the key and the valid ones."""
+
+
+def digest(*parts: object) -> str:
+    """Short SHA-256 over JSON-able parts (settings are dumped first): equal inputs, equal digest, on any machine."""
+    plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def load(data: Mapping[str, Any]) -> RunConfig:
+    """Validate a nested mapping into a RunConfig.
+
+    Raises ConfigError naming every wrong key or value and, for an unknown key, the valid keys at its place.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def override(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """Apply `section.key=value` settings (values read as JSON, else as text) and validate the whole again.
+
+    Raises ConfigError for a malformed setting, an unknown key or a bad value.
+    """
+    data = config.model_dump(mode="json")
+    for setting in settings:
+        path, separator, raw = setting.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {setting!r}: write key=value, for example train.joint_epochs=5")
+        _assign(data, path.strip().split("."), _parse(raw), setting)
+    return load(data)
+
+
+def explain(error: ValidationError) -> str:
+    """One line a mistake: the key, what is wrong, the value that was given, the valid keys where one is unknown."""
+    lines = []
+    for item in error.errors():
+        path = [str(p) for p in item["loc"]]
+        line = f"{'.'.join(path) or 'configuration'}: {item['msg']} (got {item['input']!r})"
+        if item["type"] == "extra_forbidden":
+            line = f"{'.'.join(path)}: unknown key; valid keys here: {', '.join(_keys_at(path[:-1]))}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _parse(raw: str) -> Any:
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError:
+        return raw
+
+
+def _assign(data: dict[str, Any], path: list[str], value: Any, setting: str) -> None:
+    here = data
+    for depth, key in enumerate(path[:-1]):
+        if not isinstance(here.get(key), dict):
+            valid = ", ".join(_keys_at(path[:depth]))
+            raise ConfigError(f"--set {setting!r}: {'.'.join(path[: depth + 1])!r} is no section; valid keys: {valid}")
+        here = here[key]
+    here[path[-1]] = value
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    here: type[BaseModel] = RunConfig
+    for key in path:
+        inner = here.model_fields[key].annotation if key in here.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        here = inner
+    return sorted(here.model_fields)

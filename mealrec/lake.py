@@ -1,0 +1,232 @@
+"""The lake: every table between stages is a Delta table under one root, and only this module knows paths.
+
+A stage writes its Parquet files into a table's folder (Spark executors and Ray workers do so themselves), then commits
+them in one Delta transaction that carries the stage's digest and summary. Readers see all of it or nothing; a stage whose
+digest is already committed has nothing to do. Cost: commits grow with files, never with rows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+
+from mealrec import __version__
+from mealrec.schema import PARTITIONS, SCHEMAS
+
+DIGEST_KEY = "mealrec.stage_digest"
+SUMMARY_KEY = "mealrec.summary"
+STAGE_KEY = "mealrec.stage"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One committed version of a table, with the metadata its stage left."""
+
+    table: str
+    version: int
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Who commits and from what: becomes the commit's metadata."""
+
+    stage: str
+    digest: str
+    run_id: str = ""
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+    def properties(self) -> CommitProperties:
+        return CommitProperties(
+            custom_metadata={
+                STAGE_KEY: self.stage,
+                DIGEST_KEY: self.digest,
+                "mealrec.run_id": self.run_id,
+                "mealrec.code_version": __version__,
+                "mealrec.inputs": json.dumps(dict(self.inputs), sort_keys=True),
+                SUMMARY_KEY: json.dumps(self.summary, sort_keys=True),
+            }
+        )
+
+
+class Lake:
+    """Tables under one root, plus the local working folder of a run.
+
+    `root` is a folder or an object-store URI; `work` (landing files, checkpoints, reports, logs) is always local.
+    """
+
+    def __init__(self, root: str, work: str | None = None) -> None:
+        self.is_local = "://" not in root or root.startswith("file://")
+        if self.is_local:
+            root = str(Path(root.removeprefix("file://")).absolute())
+        elif work is None:
+            raise ValueError(f"lake {root!r} is an object store: give a local work folder as well (work=...)")
+        self.root = root.rstrip("/")
+        self.work = Path(work).absolute() if work else Path(self.root) / "_work"
+
+    # -- places ------------------------------------------------------------------------------------------------------
+    def uri(self, table: str) -> str:
+        """Root of a table. Raises ValueError for a table that schema.py does not name."""
+        if table not in SCHEMAS:
+            raise ValueError(f"unknown table {table!r}; the lake holds: {', '.join(SCHEMAS)}")
+        return f"{self.root}/{table}"
+
+    def folder(self, *parts: str) -> Path:
+        """A folder below `work`, made when absent: landing, checkpoints, report, logs, ..."""
+        path = self.work.joinpath(*parts)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def filesystem(self, table: str) -> tuple[pafs.FileSystem, str]:
+        """Arrow file system and path of a table, for workers that write its Parquet files."""
+        uri = self.uri(table)
+        filesystem, path = pafs.FileSystem.from_uri(Path(uri).as_uri() if self.is_local else uri)
+        return filesystem, path
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    def exists(self, table: str) -> bool:
+        return DeltaTable.is_deltatable(self.uri(table))
+
+    def version(self, table: str) -> int | None:
+        """Newest committed version, None when there is no table."""
+        return DeltaTable(self.uri(table)).version() if self.exists(table) else None
+
+    def at(self, table: str, version: int | None = None) -> DeltaTable:
+        """The table pinned at a version (None: newest). Raises ValueError naming the stage to run when it is absent."""
+        if not self.exists(table):
+            raise ValueError(f"table {table!r} does not exist under {self.root}: run the stage that writes it first")
+        return DeltaTable(self.uri(table), version=version)
+
+    def read(
+        self, table: str, version: int | None = None, columns: Sequence[str] | None = None, filters: Any = None
+    ) -> pa.Table:
+        """One version as an Arrow table. Cost: the rows and columns selected; large tables are for Spark and Ray."""
+        dataset = self.at(table, version).to_pyarrow_dataset()
+        return dataset.to_table(columns=list(columns) if columns else None, filter=filters)
+
+    def file_uris(self, table: str, version: int | None = None) -> list[str]:
+        """Parquet files of one pinned version, for spark.read.parquet with basePath = uri(table)."""
+        return list(self.at(table, version).file_uris())
+
+    def last_commit(self, table: str, stage: str | None = None) -> Commit | None:
+        """Newest commit (of `stage`, when given) with its metadata; None when there is none."""
+        if not self.exists(table):
+            return None
+        for entry in DeltaTable(self.uri(table)).history():
+            if stage is None or entry.get(STAGE_KEY) == stage:
+                return Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
+        return None
+
+    def committed(self, table: str, stage: str, digest: str) -> Commit | None:
+        """The stage's newest commit if it was made from the same inputs and settings (`digest`): nothing to do then."""
+        commit = self.last_commit(table, stage)
+        return commit if commit is not None and commit.metadata.get(DIGEST_KEY) == digest else None
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+    def commit_files(
+        self,
+        table: str,
+        paths: Iterable[str],
+        provenance: Provenance,
+        *,
+        mode: Literal["append", "overwrite"],
+        partition_filters: list[tuple[str, str, Any]] | None = None,
+    ) -> int:
+        """Commit Parquet files that already lie under the table's root (paths relative to it) in one transaction.
+
+        `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table). Partition values are
+        read from the `column=value` folders. Returns the new version. Raises deltalake's CommitFailedError when another
+        writer committed in between: nothing of ours is visible then.
+        """
+        adds: list[AddAction | RemoveAction] = [self._add_action(table, path) for path in paths]
+        schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
+        if not self.exists(table):
+            create_table_with_add_actions(
+                self.uri(table),
+                schema,
+                adds,
+                mode="error",
+                partition_by=partition_by,
+                commit_properties=provenance.properties(),
+            )
+        else:
+            DeltaTable(self.uri(table)).create_write_transaction(
+                adds,
+                mode=mode,
+                schema=schema,
+                partition_by=partition_by,
+                partition_filters=partition_filters,
+                commit_properties=provenance.properties(),
+            )
+        version = self.version(table)
+        assert version is not None
+        return version
+
+    def write(self, table: str, rows: pa.Table, provenance: Provenance, *, replace: str | None = None) -> int:
+        """Write a small table from the driver in one commit; `replace` is the SQL predicate of the rows it replaces
+        (None: all of them). Returns the new version."""
+        rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
+        write_deltalake(
+            self.uri(table),
+            rows,
+            mode="overwrite",
+            predicate=replace if self.exists(table) else None,
+            partition_by=list(PARTITIONS[table]) or None,
+            commit_properties=provenance.properties(),
+        )
+        version = self.version(table)
+        assert version is not None
+        return version
+
+    def vacuum(self, table: str, *, orphan_hours: float = 24.0) -> list[str]:
+        """Delete files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`."""
+        known = {
+            self._relative(table, uri) for version in self._versions(table) for uri in self.file_uris(table, version)
+        }
+        filesystem, root = self.filesystem(table)
+        deleted = []
+        for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
+            path = info.path.removeprefix(root).lstrip("/")
+            is_orphan = info.type == pafs.FileType.File and not path.startswith("_delta_log") and path not in known
+            if is_orphan and info.mtime_ns is not None and time.time() - info.mtime_ns / 1e9 >= orphan_hours * 3600:
+                filesystem.delete_file(info.path)
+                deleted.append(path)
+        return deleted
+
+    def _versions(self, table: str) -> range:
+        newest = self.version(table)
+        return range(0 if newest is None else newest + 1)
+
+    def _relative(self, table: str, uri: str) -> str:
+        return uri.removeprefix("file://").removeprefix(self.uri(table)).lstrip("/")
+
+    def _add_action(self, table: str, path: str) -> AddAction:
+        filesystem, root = self.filesystem(table)
+        info = filesystem.get_file_info(f"{root}/{path}")
+        with filesystem.open_input_file(f"{root}/{path}") as file:
+            rows = pq.ParquetFile(file).metadata.num_rows
+        values: dict[str, str | None] = dict(
+            (part.split("=", 1)[0], part.split("=", 1)[1]) for part in path.split("/")[:-1] if "=" in part
+        )
+        modified = int((info.mtime_ns or 0) / 1e6)
+        return AddAction(path, info.size, values, modified, True, json.dumps({"numRecords": rows}))
+
+
+def count_by(table: pa.Table, column: str) -> dict[str, int]:
+    """Rows by value of one column, sorted by value: the `quarantined` part of a stage's summary."""
+    if table.num_rows == 0:
+        return {}
+    counts = pc.value_counts(table[column].combine_chunks())
+    return dict(sorted((str(c["values"]), int(c["counts"])) for c in counts.to_pylist()))

@@ -1,0 +1,151 @@
+"""Every table's Arrow schema and every column name, once.
+
+Timestamps are int64 UTC milliseconds. Delta has no float16 and no fixed-size list, so token arrays are float16 bytes in
+a binary column beside their shape columns.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# raw event files (landing/events/*.jsonl), one JSON object a line
+EVENT_COLUMNS = ("event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device")
+# catalogue file (landing/catalogue.jsonl | .csv | .parquet); uri and title may be null
+CATALOGUE_COLUMNS = ("video_id", "uri", "title")
+
+INTERACTIONS = "interactions"
+QUARANTINE = "quarantine"
+ITEMS = "items"
+SEQUENCES = "sequences"
+FEATURES = "features"
+RECOMMENDATIONS = "recommendations"
+
+SCHEMAS: dict[str, pa.Schema] = {
+    INTERACTIONS: pa.schema(
+        [
+            ("event_id", pa.string()),
+            ("user_id", pa.string()),
+            ("video_id", pa.string()),
+            ("event_type", pa.string()),
+            ("timestamp_ms", pa.int64()),
+            ("session_id", pa.string()),
+            ("session_position", pa.int32()),
+            ("watch_ms", pa.int64()),
+            ("duration_ms", pa.int64()),
+            ("watch_ratio", pa.float64()),
+            ("is_positive", pa.bool_()),
+            ("device", pa.string()),
+            ("event_date", pa.string()),  # partition, UTC day YYYY-MM-DD
+        ]
+    ),
+    QUARANTINE: pa.schema(
+        [
+            ("reason", pa.string()),
+            ("key", pa.string()),  # event_id or video_id when it could be read
+            ("detail", pa.string()),
+            ("payload", pa.string()),  # the raw record as it came
+            ("source_file", pa.string()),
+            ("line", pa.int64()),  # 1-based line in source_file; null where there is none
+            ("stage", pa.string()),  # partition: sessionize | extract
+            ("ingest_date", pa.string()),  # partition: day of the landing file (sessionize), day of the run (extract)
+        ]
+    ),
+    ITEMS: pa.schema(
+        [
+            ("video_id", pa.string()),
+            ("item_index", pa.int64()),  # 1..N, dense, append-only; 0 is padding
+            ("interactions", pa.int64()),
+            ("viewers", pa.int64()),
+            ("first_seen_ms", pa.int64()),
+            ("last_seen_ms", pa.int64()),
+        ]
+    ),
+    SEQUENCES: pa.schema(
+        [
+            ("user_id", pa.string()),
+            ("item_index", pa.list_(pa.int64())),  # chronological, positive interactions, one a (viewer, video)
+            ("timestamp_ms", pa.list_(pa.int64())),
+            ("session_start", pa.list_(pa.bool_())),  # true where a session begins
+            ("length", pa.int32()),
+            ("temporal_valid_start", pa.int32()),  # first position at or after the global validation time
+            ("temporal_test_start", pa.int32()),  # first position at or after the global test time
+            ("bucket", pa.int32()),  # partition: hash of user_id
+        ]
+    ),
+    FEATURES: pa.schema(
+        [
+            ("video_id", pa.string()),
+            ("encoder_digest", pa.string()),
+            ("content_hash", pa.string()),  # SHA-256 of the file's bytes and the title
+            ("status", pa.string()),  # ok | partial (a modality is absent, see absent)
+            ("absent", pa.list_(pa.string())),  # of: video, audio, text, with its reason: "audio:no_audio_stream"
+            ("visual", pa.binary()),  # float16 [visual_frames, visual_dim]
+            ("visual_frames", pa.int32()),
+            ("visual_dim", pa.int32()),
+            ("token_times_ms", pa.list_(pa.int64())),  # time of each visual frame
+            ("audio", pa.binary()),  # float16 [audio_slots, audio_dim], slots aligned to the frames
+            ("audio_slots", pa.int32()),
+            ("audio_dim", pa.int32()),
+            ("text", pa.binary()),  # float16 [text_dim], pooled title
+            ("text_tokens", pa.binary()),  # float16 [text_token_count, text_dim], sub-words in order
+            ("text_token_count", pa.int32()),
+            ("text_dim", pa.int32()),
+            ("duration_ms", pa.int64()),
+            ("declared_frames", pa.int64()),  # what the container says
+            ("decoded_frames", pa.int64()),  # what was really decoded of the frames asked for
+            ("thumbnails", pa.list_(pa.binary())),  # JPEG, one a frame; empty when thumbnail_height is 0
+            ("decode_warnings", pa.list_(pa.string())),
+            ("bucket", pa.int32()),  # partition: hash of video_id
+        ]
+    ),
+    RECOMMENDATIONS: pa.schema(
+        [
+            ("user_id", pa.string()),
+            ("video_ids", pa.list_(pa.string())),  # best first
+            ("scores", pa.list_(pa.float64())),
+            ("moments_ms", pa.list_(pa.int64())),  # most salient moment of each video; -1 where it has no frames
+            ("model_version", pa.string()),  # partition
+        ]
+    ),
+}
+
+PARTITIONS: dict[str, tuple[str, ...]] = {
+    INTERACTIONS: ("event_date",),
+    QUARANTINE: ("stage", "ingest_date"),
+    ITEMS: (),
+    SEQUENCES: ("bucket",),
+    FEATURES: ("bucket",),
+    RECOMMENDATIONS: ("model_version",),
+}
+
+# reason codes of the quarantine table; the simulator's truth uses the same words
+EVENT_REASONS = (
+    "unparseable",  # not a JSON object
+    "missing_key",  # event_id, user_id, video_id or timestamp absent or empty
+    "bad_type",  # a field is of the wrong type
+    "impossible_time",  # before sessionize.earliest
+    "future",  # at or after sessionize.latest
+    "negative_watch",
+    "watch_too_long",  # watch_ms / duration_ms above sessionize.max_watch_ratio
+    "bad_duration",  # duration_ms zero or negative
+    "unknown_event_type",
+    "unknown_video",  # video_id is not in the catalogue
+    "duplicate_event",  # same event_id, later copy
+)
+# "interaction" is what public sets give: a positive signal of unstated kind
+EVENT_TYPES = ("view", "like", "share", "favorite", "comment", "interaction")
+VIDEO_REASONS = (
+    "missing_file",
+    "empty_file",
+    "not_a_video",  # magic bytes of no known container
+    "too_large",
+    "too_long",
+    "too_many_pixels",
+    "unreadable",  # the container can't be opened
+    "no_video_stream",
+    "undecodable",  # opened, but no frame decodes
+    "decode_timeout",  # the child was killed at its deadline
+    "decoder_crashed",
+    "uri_not_allowed",
+    "no_content",  # neither a video nor a title
+)

@@ -1,0 +1,113 @@
+"""The landing folder: raw event files and the catalogue, as a source leaves them and the stages find them.
+
+<landing>/events/*.jsonl      one JSON object a line (schema.EVENT_COLUMNS), many files
+<landing>/catalogue.jsonl     or .csv or .parquet: video_id, uri, title (uri and title may be null)
+<landing>/videos/...          files that relative uris point to
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+
+from mealrec.config import RunConfig, digest
+from mealrec.lake import Lake
+from mealrec.schema import CATALOGUE_COLUMNS
+
+CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
+
+
+class SourceError(ValueError):
+    """A source's files are missing or not what they should be; the message names the file and what was expected."""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Raw inputs of one run below `root`."""
+
+    root: Path
+
+    @property
+    def events(self) -> Path:
+        return self.root / "events"
+
+    def event_files(self) -> list[Path]:
+        """Event files sorted by name. Raises SourceError when the folder is absent or holds none."""
+        files = sorted(p for p in self.events.glob("*.jsonl") if p.is_file()) if self.events.is_dir() else []
+        if not files:
+            raise SourceError(f"no event files: expected {self.events}/*.jsonl")
+        return files
+
+    def catalogue_file(self) -> Path:
+        """The catalogue. Raises SourceError when none of the known names is there."""
+        names = [f"catalogue.{suffix}" for suffix in ("jsonl", "csv", "parquet")]
+        for name in names:
+            if (self.root / name).is_file():
+                return self.root / name
+        raise SourceError(f"no catalogue in {self.root}: expected one of {', '.join(names)}")
+
+    def catalogue(self) -> pa.Table:
+        """video_id, uri, title as strings, sorted by video_id. Raises SourceError naming the column or ids at fault."""
+        path = self.catalogue_file()
+        try:
+            table = _read(path)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"{path}: {error}") from None
+        if "video_id" not in table.column_names:
+            raise SourceError(f"{path}: no column video_id; found {', '.join(table.column_names)}")
+        columns = [
+            table[name].cast(pa.string()) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
+            for name in CATALOGUE_COLUMNS
+        ]
+        table = pa.table(columns, schema=CATALOGUE_SCHEMA).sort_by("video_id")
+        ids = table["video_id"].to_pylist()
+        if any(not i for i in ids):
+            raise SourceError(f"{path}: {sum(not i for i in ids)} rows without a video_id")
+        repeated = [i for i, n in Counter(ids).items() if n > 1]
+        if repeated:
+            raise SourceError(f"{path}: video_id must be unique; repeated: {', '.join(repeated[:5])}")
+        return table
+
+    def resolve(self, uri: str) -> str:
+        """A catalogue uri as a local path (relative ones are below root) or, with another scheme, as it came."""
+        if uri.startswith("file://"):
+            return uri.removeprefix("file://")
+        return uri if "://" in uri else str(self.root / uri)
+
+    def events_fingerprint(self) -> str:
+        """Digest of the event files' names, sizes and change times: what the sessionize stage was given."""
+        return digest([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in self.event_files()])
+
+    def catalogue_fingerprint(self) -> str:
+        """Digest of the catalogue and of the size and change time of every local video it points to."""
+        return digest([[row, self._stat(row["uri"])] for row in self.catalogue().to_pylist()])
+
+    def _stat(self, uri: str | None) -> list[int] | None:
+        path = Path(self.resolve(uri)) if uri and ("://" not in uri or uri.startswith("file://")) else None
+        if path is None or not path.is_file():
+            return None
+        return [path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def locate(config: RunConfig) -> Landing:
+    """Where this run's raw inputs lie: the user's own folder, or the one a simulated or public source is read into."""
+    if config.source.kind == "landing":
+        return Landing(Path(config.source.directory or "./landing").absolute())
+    return Landing(Lake(config.lake, config.work).folder("landing"))
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix == ".parquet":
+        return pq.read_table(path)
+    if path.suffix == ".csv":
+        options = pacsv.ConvertOptions(
+            column_types=CATALOGUE_SCHEMA, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
+        )
+        return pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
+    return pajson.read_json(path, parse_options=pajson.ParseOptions(explicit_schema=CATALOGUE_SCHEMA))
