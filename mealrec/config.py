@@ -89,7 +89,7 @@ class FeaturesConfig(Settings):
     visual: Literal["efficientnet-lite0", "none"] = "efficientnet-lite0"
     audio: Literal["aisfx", "none"] = "aisfx"
     text: Literal["minilm", "none"] = "minilm"
-    text_tokens: int = Field(16, ge=1, le=128, description="title tokens kept a video")
+    text_tokens: int = Field(8, ge=1, le=128, description="title tokens a video; longer titles are averaged over spans")
     frame_size: int = Field(224, ge=32, le=512, description="pixels, square")
     thumbnail_height: int = Field(96, ge=0, le=256, description="JPEG strip kept for pages; 0 keeps none")
     decode_deadline_s: float = Field(30.0, gt=0, description="the decoder child is killed after this many seconds")

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from mealrec import __version__
@@ -150,12 +151,12 @@ class Lake:
         read from the `column=value` folders. Returns the new version. Raises deltalake's CommitFailedError when another
         writer committed in between: nothing of ours is visible then.
         """
-        adds: list[AddAction | RemoveAction] = [self._add_action(table, path) for path in paths]
+        adds = [self._add_action(table, path) for path in paths]
         schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
         if not self.exists(table):
             create_table_with_add_actions(
                 self.uri(table),
-                schema,
+                DeltaSchema.from_arrow(schema),
                 adds,
                 mode="error",
                 partition_by=partition_by,
@@ -163,7 +164,7 @@ class Lake:
             )
         else:
             DeltaTable(self.uri(table)).create_write_transaction(
-                adds,
+                list[AddAction | RemoveAction](adds),
                 mode=mode,
                 schema=schema,
                 partition_by=partition_by,
@@ -217,9 +218,8 @@ class Lake:
         info = filesystem.get_file_info(f"{root}/{path}")
         with filesystem.open_input_file(f"{root}/{path}") as file:
             rows = pq.ParquetFile(file).metadata.num_rows
-        values: dict[str, str | None] = dict(
-            (part.split("=", 1)[0], part.split("=", 1)[1]) for part in path.split("/")[:-1] if "=" in part
-        )
+        folders = [part.partition("=") for part in path.split("/")[:-1] if "=" in part]
+        values: dict[str, str | None] = {column: value for column, _, value in folders}
         modified = int((info.mtime_ns or 0) / 1e6)
         return AddAction(path, info.size, values, modified, True, json.dumps({"numRecords": rows}))
 

@@ -1,0 +1,1 @@
+"""Spark jobs: pure DataFrame -> DataFrame functions and two short mains, each runnable by spark-submit alone."""

@@ -1,1 +1,1 @@
-"""evaluation"""
+"""Evaluation: full ranking, HR and NDCG, baselines in the same run, significance, salience against truth, the report."""

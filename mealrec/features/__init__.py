@@ -1,1 +1,1 @@
-"""features"""
+"""Features: probe, sample, decode in a killable child, encode with frozen encoders, one row a video."""

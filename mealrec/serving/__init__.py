@@ -1,1 +1,1 @@
-"""serving"""
+"""Serving: the recommender over a model bundle, and batch recommendations."""

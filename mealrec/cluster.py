@@ -1,0 +1,42 @@
+"""The Ray cluster of a stage: a given one, or a local one that lives as long as the stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mealrec.config import RayConfig
+
+
+@contextmanager
+def ray_cluster(config: RayConfig) -> Iterator[None]:
+    """Connect to config.address, or start a local cluster on loopback and stop it at the end.
+
+    Entered while Ray is already connected (a test's cluster, a Ray job) it uses that one and leaves it running.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # quiet and private: no usage report, no dashboard, nothing listens beyond this machine
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if config.address:
+        ray.init(address=config.address, logging_level=logging.WARNING, log_to_driver=False)
+    else:
+        ray.init(
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mb * 2**20,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

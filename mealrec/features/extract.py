@@ -1,0 +1,196 @@
+"""Ray Data over the videos that need features: actors decode, encode and write Parquet parts themselves.
+
+The unit of work is a block: some videos of one bucket. A block's part is named by what goes into it, so a run that was
+killed finds the finished parts of the same inputs and does not do them again; nothing is visible before the driver commits.
+Memory: an actor holds one block, the driver one small status row a block.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mealrec.cluster import ray_cluster
+from mealrec.config import FeaturesConfig, RunConfig, digest
+from mealrec.features.decoder import Decoder
+from mealrec.features.encoders import build, digest_of
+from mealrec.features.rows import Outcome, Row, Seconds, Wanted, audio_request, bucket_of, describe
+from mealrec.lake import Lake
+from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
+
+log = logging.getLogger("mealrec.extract")
+
+TITLES_A_BLOCK = 128  # rows without a video cost a title's encoding only
+ACTOR_CPUS = 0.8  # whole CPUs for the actors would starve Ray Data's own tasks on a small machine
+SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some wanted videos of one bucket and the paths of its parts below the two tables' roots."""
+
+    videos: list[Wanted]
+    features_part: str
+    quarantine_part: str
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Parts ready to be committed, and what was done now (parts found from an interrupted run are not counted)."""
+
+    features: list[str]
+    quarantine: list[str]
+    decoded: int
+    seconds_decode: float
+    seconds_encode: float
+
+
+def plan(wanted: list[Wanted], config: FeaturesConfig, day: str) -> list[Block]:
+    """Blocks of one bucket each, in a fixed order. day: partition of the quarantine rows."""
+    blocks = []
+    for has_media in (True, False):
+        size = config.batch_videos if has_media else TITLES_A_BLOCK
+        for bucket in range(config.buckets):
+            own = [w for w in wanted if bucket_of(w.video_id, config.buckets) == bucket and bool(w.uri) == has_media]
+            for start in range(0, len(own), size):
+                videos = own[start : start + size]
+                key = digest([asdict(v) for v in videos], digest_of(config), config.decode_deadline_s)
+                blocks.append(
+                    Block(
+                        videos,
+                        f"bucket={bucket}/part-{key}.parquet",
+                        f"stage=extract/ingest_date={day}/part-{key}.parquet",
+                    )
+                )
+    return blocks
+
+
+def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
+    """Run the blocks that have no part yet on a Ray cluster; returns every block's parts."""
+    todo = [b for b in blocks if not _exists(lake, FEATURES, b.features_part)]
+    spent, decoded = Seconds(), 0
+    if len(todo) < len(blocks):
+        log.info("%d of %d blocks are there from an interrupted run", len(blocks) - len(todo), len(blocks))
+    if todo:
+        with ray_cluster(config.ray):
+            for status in _run(config, lake, root, todo):
+                decoded += int(status["videos"])
+                spent.decode += float(status["seconds_decode"])
+                spent.encode += float(status["seconds_encode"])
+    return Extracted(
+        [b.features_part for b in blocks],
+        [b.quarantine_part for b in blocks],
+        decoded,
+        round(spent.decode, 2),
+        round(spent.encode, 2),
+    )
+
+
+def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterator[Row]:
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    DataContext.get_current().verbose_stats_logs = False
+    tables = [
+        pa.table({"video": [_to_json(v) for v in b.videos], "part": [b.features_part] * len(b.videos)}) for b in todo
+    ]
+    quarantine_parts = {b.features_part: b.quarantine_part for b in todo}
+    actors = min(config.features.actors, len(todo))
+    statuses = ray.data.from_arrow(tables).map_batches(
+        ExtractActor,
+        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), quarantine_parts),
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=ACTOR_CPUS,
+    )
+    began = said = time.monotonic()
+    done = rejected = 0
+    total = sum(len(b.videos) for b in todo)
+    for status in statuses.iter_rows():
+        done, rejected = done + int(status["videos"]), rejected + int(status["rejected"])
+        if time.monotonic() - said > SAY_EVERY_S or done == total:
+            said = time.monotonic()
+            rate = done / (said - began)
+            log.info(
+                "%d/%d videos, %d rejected, %.1f/s, %.0f s left", done, total, rejected, rate, (total - done) / rate
+            )
+        yield status
+
+
+class ExtractActor:
+    """A Ray actor: encoders loaded once, one decoder child, one block at a time."""
+
+    def __init__(
+        self, config: dict[str, Any], lake_root: str, work: str, root: str, quarantine_parts: dict[str, str]
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        self.config = RunConfig.model_validate(config).features
+        self.lake = Lake(lake_root, work)
+        self.root, self.quarantine_parts = Path(root), quarantine_parts
+        self.encoders = build(self.config)
+        needs_video = self.encoders.visual is not None or self.encoders.audio is not None
+        self.decoder = Decoder(self.config, **audio_request(self.encoders)) if needs_video else None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        part = batch["part"][0].as_py()
+        wanted = [_from_json(text) for text in batch["video"].to_pylist()]
+        spent = Seconds()
+        outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent)
+        self._write(outcome, part)
+        status = {
+            "videos": len(wanted),
+            "rejected": len(outcome.quarantine),
+            "seconds_decode": spent.decode,
+            "seconds_encode": spent.encode,
+        }
+        return pa.Table.from_pylist([status])
+
+    def _write(self, outcome: Outcome, part: str) -> None:
+        """Quarantine first: the features part, empty or not, is what marks a block as done."""
+        write_part(self.lake, QUARANTINE, self.quarantine_parts[part], outcome.quarantine)
+        write_part(self.lake, FEATURES, part, outcome.features)
+
+
+def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:
+    """Write one part below the table's root by rename; partition columns are in its folder names, not in the file."""
+    folders = {part.partition("=")[0] for part in path.split("/")[:-1]}
+    schema = pa.schema([field for field in SCHEMAS[table] if field.name not in folders])
+    filesystem, root = lake.filesystem(table)
+    folder, _, name = f"{root}/{path}".rpartition("/")
+    filesystem.create_dir(folder, recursive=True)
+    temporary = f"{folder}/.{name}.writing"
+    with filesystem.open_output_stream(temporary) as out:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
+    filesystem.move(temporary, f"{folder}/{name}")
+
+
+def rows_in_part(lake: Lake, table: str, path: str) -> int:
+    filesystem, root = lake.filesystem(table)
+    with filesystem.open_input_file(f"{root}/{path}") as file:
+        return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def _exists(lake: Lake, table: str, path: str) -> bool:
+    filesystem, root = lake.filesystem(table)
+    return bool(filesystem.get_file_info(f"{root}/{path}").type == pafs.FileType.File)
+
+
+def _to_json(video: Wanted) -> str:
+    return json.dumps(asdict(video))
+
+
+def _from_json(text: str) -> Wanted:
+    return Wanted(**json.loads(text))

@@ -1,0 +1,78 @@
+"""Look at a file before anything decodes it: where it lies, how large it is, what container its first bytes name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mealrec.config import FeaturesConfig
+from mealrec.schema import VIDEO_REASONS
+
+
+class VideoRejected(Exception):
+    """A video that ends in quarantine; reason is one of schema.VIDEO_REASONS, detail says it in words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in VIDEO_REASONS, reason
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A file that may be given to the decoder."""
+
+    path: Path
+    container: str
+    size: int
+
+
+def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
+    """Raises VideoRejected. Relative uris must stay below root, symbolic links included; absolute ones are the catalogue's
+    own word. Reads the first bytes only."""
+    path = _local_path(uri, root)
+    if not path.is_file():
+        raise VideoRejected("missing_file", f"{uri} does not exist or is no regular file")
+    size = path.stat().st_size
+    if size == 0:
+        raise VideoRejected("empty_file", f"{uri} has 0 bytes")
+    if size > config.max_bytes:
+        raise VideoRejected("too_large", f"{size} bytes; features.max_bytes is {config.max_bytes}")
+    with path.open("rb") as file:
+        container = container_of(file.read(512))
+    if container is None:
+        raise VideoRejected("not_a_video", "the first bytes are of no known video container")
+    return Probe(path, container, size)
+
+
+def container_of(head: bytes) -> str | None:
+    """Name of the container that the first bytes announce, None when it is none that we know."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"styp"):
+        return "mp4"
+    if head.startswith(b"\x1aE\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:11] == b"AVI":
+        return "avi"
+    if head.startswith(b"FLV"):
+        return "flv"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if len(head) > 188 and head[0] == 0x47 and head[188] == 0x47:
+        return "mpegts"
+    if head.startswith(b"\x00\x00\x01\xba"):
+        return "mpegps"
+    return None
+
+
+def _local_path(uri: str, root: Path) -> Path:
+    if "://" in uri:
+        scheme, _, rest = uri.partition("://")
+        if scheme != "file":
+            raise VideoRejected("uri_not_allowed", f"scheme {scheme!r}; allowed: a path or file://")
+        return Path(rest)
+    if Path(uri).is_absolute():
+        return Path(uri)
+    path = root / uri
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise VideoRejected("uri_not_allowed", f"{uri} leaves {root}")
+    return path

@@ -1,0 +1,202 @@
+"""One video to one row: of `features` when there is something to learn from, of `quarantine` when not."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mealrec.config import FeaturesConfig
+from mealrec.features.decoder import Decoded, Decoder
+from mealrec.features.encoders import EncoderSet
+from mealrec.features.encoders.audio import RATE, SAMPLES
+from mealrec.features.encoders.protocol import Title
+from mealrec.features.probe import VideoRejected, probe
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A catalogue row that needs features; stat is size:mtime_ns of a local file, "" where there is none."""
+
+    video_id: str
+    uri: str | None
+    title: str | None
+    stat: str
+
+
+@dataclass
+class Seconds:
+    """Where the time went."""
+
+    decode: float = 0.0
+    encode: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What became of a batch of videos."""
+
+    features: list[Row] = field(default_factory=list)
+    quarantine: list[Row] = field(default_factory=list)
+
+
+def bucket_of(video_id: str, buckets: int) -> int:
+    return zlib.crc32(video_id.encode()) % buckets
+
+
+def describe(
+    wanted: list[Wanted],
+    root: Path,
+    config: FeaturesConfig,
+    encoders: EncoderSet,
+    decoder: Decoder | None,
+    spent: Seconds,
+) -> Outcome:
+    """Probe, decode and encode; every video ends in exactly one of the two lists. Titles are encoded as one batch."""
+    outcome = Outcome()
+    began = time.monotonic()
+    titled = [w for w in wanted if w.title] if encoders.text is not None else []
+    titles = encoders.text.encode([w.title or "" for w in titled]) if encoders.text is not None and titled else []
+    by_id = {w.video_id: title for w, title in zip(titled, titles, strict=True)}
+    spent.encode += time.monotonic() - began
+    for one in wanted:
+        try:
+            row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent)
+        except VideoRejected as rejected:
+            outcome.quarantine.append(_quarantine_row(one, rejected))
+        else:
+            outcome.features.append(row)
+    return outcome
+
+
+def content_hash(path: Path | None, title: str | None) -> str:
+    """SHA-256 of the file's bytes (streamed) and the title."""
+    digest = hashlib.sha256()
+    if path is not None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    digest.update(b"\0" + (title or "").encode())
+    return digest.hexdigest()
+
+
+def _row(
+    one: Wanted,
+    title: Title | None,
+    root: Path,
+    config: FeaturesConfig,
+    encoders: EncoderSet,
+    decoder: Decoder | None,
+    spent: Seconds,
+) -> Row:
+    if one.uri is None and title is None:
+        raise VideoRejected("no_content", "neither a uri nor a title")
+    row = _empty_row(one, encoders.digest, config)
+    absent = [] if one.title else ["text:no_title"]
+    path: Path | None = None
+    if one.uri is None or decoder is None:
+        why = "no_uri" if one.uri is None else "not_asked"
+        absent += [f"video:{why}", f"audio:{why}"]
+    else:
+        path = probe(one.uri, root, config).path
+        began = time.monotonic()
+        decoded = decoder.decode(path)
+        spent.decode += time.monotonic() - began
+        began = time.monotonic()
+        absent += _fill_media(row, decoded, encoders, config)
+        spent.encode += time.monotonic() - began
+    if title is not None:
+        row |= {"text": title.pooled.tobytes(), "text_dim": title.pooled.shape[-1]}
+        row |= {"text_tokens": title.tokens.tobytes(), "text_token_count": len(title.tokens)}
+    row |= {"absent": sorted(absent), "status": "partial" if absent else "ok"}
+    row["content_hash"] = content_hash(path, one.title)
+    return row
+
+
+def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:
+    return {
+        "video_id": one.video_id,
+        "encoder_digest": encoder_digest,
+        "source_stat": one.stat,
+        "visual": None,
+        "visual_frames": 0,
+        "visual_dim": 0,
+        "token_times_ms": [],
+        "audio": None,
+        "audio_slots": 0,
+        "audio_dim": 0,
+        "text": None,
+        "text_tokens": None,
+        "text_token_count": 0,
+        "text_dim": 0,
+        "duration_ms": 0,
+        "declared_frames": 0,
+        "decoded_frames": 0,
+        "thumbnails": [],
+        "decode_warnings": [],
+        "bucket": bucket_of(one.video_id, config.buckets),
+    }
+
+
+def _fill_media(row: Row, decoded: Decoded, encoders: EncoderSet, config: FeaturesConfig) -> list[str]:
+    absent = []
+    row |= {
+        "token_times_ms": decoded.times_ms,
+        "duration_ms": decoded.duration_ms,
+        "declared_frames": decoded.declared_frames,
+        "decoded_frames": len(decoded.frames),
+        "decode_warnings": decoded.warnings,
+        "thumbnails": _thumbnails(decoded, config.thumbnail_height),
+    }
+    if encoders.visual is None:
+        absent.append("video:not_asked")
+    else:
+        visual = encoders.visual.encode(decoded.frames)
+        row |= {"visual": visual.tobytes(), "visual_frames": len(visual), "visual_dim": encoders.visual.dim}
+    if encoders.audio is None or decoded.sound is None:
+        absent.append(f"audio:{decoded.audio_absent or 'not_asked'}")
+    else:
+        audio = encoders.audio.encode(decoded.sound)
+        row |= {"audio": audio.tobytes(), "audio_slots": len(audio), "audio_dim": encoders.audio.dim}
+    return absent
+
+
+def _thumbnails(decoded: Decoded, height: int) -> list[bytes]:
+    """JPEGs in the video's own aspect; none when height is 0."""
+    if height == 0:
+        return []
+    width = max(round(height * decoded.width / max(decoded.height, 1)), 1)
+    return [_jpeg(frame, (min(width, 4 * height), height)) for frame in decoded.frames]
+
+
+def _jpeg(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(frame).resize(size).save(out, "JPEG", quality=80)
+    return out.getvalue()
+
+
+def _quarantine_row(one: Wanted, rejected: VideoRejected) -> Row:
+    return {
+        "reason": rejected.reason,
+        "key": one.video_id,
+        "detail": rejected.detail,
+        "payload": json.dumps({"video_id": one.video_id, "uri": one.uri, "title": one.title}, ensure_ascii=False),
+        "source_file": one.uri,
+        "line": None,
+    }
+
+
+def audio_request(encoders: EncoderSet) -> dict[str, int]:
+    """What the decoder is asked for: rate 0 leaves the sound out."""
+    on = encoders.audio is not None
+    return {"audio_rate": RATE if on else 0, "audio_samples": SAMPLES if on else 0}

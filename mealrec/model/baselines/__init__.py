@@ -1,0 +1,6 @@
+"""Baselines that every report stands beside, computed from the same training interactions."""
+
+from mealrec.model.baselines.markov import Markov
+from mealrec.model.baselines.popularity import Popularity
+
+__all__ = ["Markov", "Popularity"]

@@ -1,0 +1,46 @@
+"""Fusion of a video's content with its trained ID (model.md 2.6).
+
+The ID keeps a direct path and the gate decides per dimension how much content is added: z = e + gate * content. With the
+convex form of the specification an ID trained before (stage S0) is shrunk at once; this form starts where S0 ended.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mealrec.model.settings import ModelSettings
+
+GATE_START = -2.0  # sigmoid(-2) = 0.12: content enters gently beside a trained ID
+
+
+class Fusion(nn.Module):
+    """z_i = e_i + gate_i * c_i, c_i = MLP[v_i ; W_t Xt_i], gate from ID, content, what is available and popularity."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.text = nn.Linear(settings.text_dim, width) if settings.text_dim else None
+        self.no_text = nn.Parameter(torch.randn(width) * 0.02)
+        self.no_video = nn.Parameter(torch.randn(width) * 0.02)
+        self.content = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(2 * width, width)
+        )
+        self.gate = nn.Linear(2 * width + 4, width)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, GATE_START)
+
+    def describe(self, pooled: Tensor, text: Tensor, has_frames: Tensor, has_text: Tensor) -> Tensor:
+        """Content vector c [n, D] from the pooled tokens v [n, D] and the title [n, d_t]; has_frames, has_text [n] bool:
+        absent parts are learned vectors."""
+        video = torch.where(has_frames[:, None], pooled, self.no_video)
+        title = self.no_text.expand_as(video)
+        if self.text is not None:
+            title = torch.where(has_text[:, None], self.text(text.to(video.dtype)), title)
+        described: Tensor = self.content(torch.cat([video, title], -1))
+        return described
+
+    def forward(self, ids: Tensor, described: Tensor, available: Tensor, log_popularity: Tensor) -> Tensor:
+        """ids, described [n, D], available [n, 3], log_popularity [n] -> z [n, D]."""
+        facts = torch.cat([ids, described, available.to(ids.dtype), log_popularity[:, None]], -1)
+        return ids + torch.sigmoid(self.gate(facts)) * described

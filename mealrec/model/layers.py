@@ -1,0 +1,74 @@
+"""Building blocks: gain-free RMS norm, sinusoids on real numbers, masked softmax, pre-LN attention layers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
+    """x / rms(x) over the last axis, without gain: every clean token has unit RMS, so a noise level means the same on
+    every video (model.md 2.1)."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def sinusoid(value: Tensor, width: int, *, scale: float = 1.0) -> Tensor:
+    """Sinusoidal code of real numbers: value [...] -> [..., width]."""
+    half = width // 2
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
+    angle = value.float()[..., None] * scale * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis among mask; a row with nothing valid gives zeros, not NaN (model.md 7)."""
+    filled = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return F.softmax(filled, -1) * mask
+
+
+class AttentionLayer(nn.Module):
+    """Pre-LN multi-head attention and feed-forward with residuals; x [n, l, D] -> [n, l, D]."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, expand: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.Linear(width, expand * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expand * width, width)
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """mask bool, broadcastable to [n, heads, l, l]: which key a query may see. A query with no key passes its
+        residual only."""
+        n, length, width = x.shape
+        q, k, v = self.qkv(self.norm_attention(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # a fully masked row is 0 or NaN depending on the kernel: make it 0 everywhere
+        attended = torch.where(mask.any(-1, keepdim=True), attended, torch.zeros_like(attended))
+        x = x + self.drop(self.out(attended.transpose(1, 2).reshape(n, length, width)))
+        out: Tensor = x + self.drop(self.feed(self.norm_feed(x)))
+        return out
+
+
+def key_mask(valid: Tensor) -> Tensor:
+    """valid [n, l] bool -> [n, 1, 1, l]: every query sees the valid keys."""
+    return valid[:, None, None, :]
+
+
+def causal_mask(valid: Tensor) -> Tensor:
+    """valid [n, l] bool -> [n, 1, l, l]: a query sees valid keys up to itself."""
+    length = valid.shape[1]
+    lower = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
+    return valid[:, None, None, :] & lower
+
+
+def spread(values: Tensor, mask: Tensor) -> Tensor:
+    """values [m, D] at the True places of mask [B, L] -> [B, L, D], zeros elsewhere."""
+    return values.new_zeros(*mask.shape, values.shape[-1]).masked_scatter(mask[..., None], values)

@@ -1,0 +1,109 @@
+"""Top-K recommendations from a model bundle; exact, deterministic, the same code in batch, registry and endpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mealrec.data.arrays import ContentArrays
+from mealrec.model.inference import preference
+from mealrec.model.mealrec import MealRec
+from mealrec.model.settings import ModelSettings
+
+FORMAT = 1
+
+
+class BundleError(ValueError):
+    """A model bundle is missing a part, damaged, or of another format."""
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """item_index [B, k] int64 best first, scores [B, k] float32, moments_ms [B, k] int64 (-1: the video has no frames).
+    Where fewer than k videos are left, item_index is 0 and the score -inf."""
+
+    item_index: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    moments_ms: npt.NDArray[np.int64]
+
+
+class Recommender:
+    """A loaded model. Memory: the weights and N x (D + F); the frames stay mapped on disk."""
+
+    def __init__(
+        self, model: MealRec, content: ContentArrays, video_ids: list[str], described: Tensor, salience: Tensor
+    ) -> None:
+        self.model, self.content, self.video_ids = model.eval(), content, video_ids
+        self.salience = salience
+        popularity = content.log_popularity()
+        with torch.no_grad():
+            self.catalogue = model.catalogue(described, content.available(), popularity)
+        self.popularity = content.train_count().float()
+        self.moments = _moments(salience, content.times())
+
+    @classmethod
+    def load(cls, directory: Path) -> Recommender:
+        """Raises BundleError naming what is wrong."""
+        try:
+            body = json.loads((directory / "bundle.json").read_text())
+            if body.get("format") != FORMAT:
+                raise BundleError(f"{directory}: bundle format {body.get('format')!r}; this version reads {FORMAT}")
+            model = MealRec(ModelSettings(**body["settings"]))
+            model.load_state_dict(load_file(directory / "model.safetensors"))
+            cached = load_file(directory / "catalogue.safetensors")
+            video_ids = json.loads((directory / "items.json").read_text())
+            content = ContentArrays.open(directory)
+        except (OSError, json.JSONDecodeError, SafetensorError, TypeError, RuntimeError) as error:
+            raise BundleError(f"{directory} is no whole model bundle: {error}") from error
+        if not len(video_ids) == content.items == model.settings.items:
+            raise BundleError(
+                f"{directory}: {len(video_ids)} ids, {content.items} contents, {model.settings.items} in model"
+            )
+        return cls(model, content, video_ids, cached["described"], cached["salience"])
+
+    @torch.no_grad()
+    def recommend(self, histories: Sequence[Sequence[int]], k: int, exclude_seen: bool = True) -> Recommendations:
+        """Top k for each history of item indices, oldest first. A viewer without history gets the most popular videos.
+
+        Ties go to the lower index. Cost: B x N scores and one TCD run for each of the newest max_history items."""
+        k = min(k, len(self.video_ids))
+        history = _left_pad([list(h)[-self.model.settings.max_history :] for h in histories])
+        scores = self.model.scores(preference(self.model, self.content.gather, history).state, self.catalogue)
+        empty = torch.tensor([len(h) == 0 for h in histories])
+        scores = torch.where(empty[:, None], self.popularity, scores)
+        scores[:, 0] = -torch.inf
+        if exclude_seen:
+            scores.scatter_(1, _left_pad([list(h) for h in histories]), -torch.inf)
+        order = torch.sort(scores, dim=1, descending=True, stable=True)
+        top, values = order.indices[:, :k], order.values[:, :k]
+        top = torch.where(values.isneginf(), 0, top)
+        return Recommendations(top.numpy(), values.float().numpy(), self.moments[top].numpy())
+
+    @torch.no_grad()
+    def explain(self, history: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Salience of each frame for this viewer, [min(L, max_history), F], rows in the order of the history."""
+        window = list(history)[-self.model.settings.max_history :]
+        weights: npt.NDArray[np.float32] = (
+            preference(self.model, self.content.gather, _left_pad([window])).salience[0].numpy()
+        )
+        return weights
+
+
+def _moments(salience: Tensor, times: Tensor) -> Tensor:
+    """Time of each video's most salient frame [N + 1], -1 where it has none."""
+    best = salience.argmax(1, keepdim=True)
+    return times.gather(1, best)[:, 0]
+
+
+def _left_pad(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max([1, *(len(r) for r in rows)])
+    return torch.tensor([[0] * (width - len(r)) + list(r) for r in rows], dtype=torch.int64).reshape(len(rows), width)

@@ -1,0 +1,68 @@
+"""Reader of MicroLens' layouts (arXiv 2309.15379): *_pairs.tsv (sequences) or *_pairs.csv (timestamps), *_titles.csv."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mealrec.sources.landing import Landing, SourceError
+from mealrec.sources.public import Interaction, find, fingerprint, integer, land, landed, sequence_rows
+
+log = logging.getLogger("mealrec.ingest")
+
+OFFICIAL_PAIRS = ("7ff8b91b", "f97bbd")  # SHA-256 of the official timestamped file begins and ends so
+PAIRS_HEADER = ["user", "item", "timestamp"]
+TITLES_HEADER = ["item", "title"]
+
+
+def read_microlens(directory: Path, landing: Landing) -> tuple[dict[str, Any], bool]:
+    """Write landing files; returns what source.json holds and whether it was there already.
+
+    Prefers the timestamped pairs; the sequence file has an order only. Raises SourceError naming file, line and what was
+    expected."""
+    titles = find(directory, "*_titles.csv")
+    stamped = find(directory, "*_pairs.csv", required=False)
+    pairs = stamped or find(directory, "*_pairs.tsv")
+    assert titles is not None and pairs is not None
+    inputs = [pairs, titles]
+    done = landed(landing, "microlens", inputs)
+    if done is not None:
+        return done, True
+    if stamped is not None:
+        _warn_unless_official(stamped)
+    rows = _stamped_rows(pairs) if stamped is not None else sequence_rows(pairs, separator="\t")
+    return land(landing, "microlens", rows, _titles(titles), inputs), False
+
+
+def _warn_unless_official(path: Path) -> None:
+    digest = fingerprint([path])[path.name]
+    if not (digest.startswith(OFFICIAL_PAIRS[0]) and digest.endswith(OFFICIAL_PAIRS[1])):
+        log.warning("%s: SHA-256 %s is not the official file's; reading it as it is", path, digest)
+
+
+def _stamped_rows(path: Path) -> Iterator[Interaction]:
+    rank: Counter[int] = Counter()
+    for number, row in _rows(path, PAIRS_HEADER):
+        user, item, when = (integer(field, path, number) for field in row)
+        yield Interaction(f"u{user}", f"v{item}", rank[user], when)
+        rank[user] += 1
+
+
+def _titles(path: Path) -> dict[str, str | None]:
+    return {f"v{integer(row[0], path, number)}": row[1].strip() or None for number, row in _rows(path, TITLES_HEADER)}
+
+
+def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        first = next(reader, [])
+        if [name.strip().lower() for name in first] != header:
+            raise SourceError(f"{path}:1: expected the header {','.join(header)}, found {','.join(first)!r}")
+        for row in reader:
+            if len(row) != len(header):
+                raise SourceError(f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}")
+            yield reader.line_num, row

@@ -1,0 +1,139 @@
+"""What the readers of public sets share: find files by pattern, write landing files, mark made-up times.
+
+The sets give an order per viewer but, mostly, no clock. Times are then made from the rank: the n-th interaction of a viewer
+happens n hours after 2026-01-05 00:00 UTC, so the order is kept, every interaction is a session of its own, and
+source.json says `synthetic_time: true`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mealrec.sources.landing import Landing, SourceError
+
+EPOCH_MS = 1_767_571_200_000  # 2026-01-05T00:00:00Z
+HOUR_MS = 3_600_000
+FILES = 8
+SOURCE = "source.json"
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """One row of a public set; timestamp_ms None where the set has no clock. rank is 0-based within the viewer."""
+
+    user: str
+    video: str
+    rank: int
+    timestamp_ms: int | None = None
+
+
+def find(directory: Path, *patterns: str, required: bool = True) -> Path | None:
+    """The one file of `directory` that matches a pattern. Raises SourceError naming what was expected and found."""
+    if not directory.is_dir():
+        raise SourceError(f"{directory} is not a folder")
+    found = sorted({p for pattern in patterns for p in directory.glob(pattern) if p.is_file()})
+    if len(found) > 1:
+        raise SourceError(
+            f"{directory}: several files match {' or '.join(patterns)}: {', '.join(p.name for p in found)}"
+        )
+    if not found:
+        if required:
+            there = ", ".join(sorted(p.name for p in directory.iterdir())[:10]) or "nothing"
+            raise SourceError(f"{directory}: no file matches {' or '.join(patterns)}; found {there}")
+        return None
+    if found[0].stat().st_size == 0:
+        raise SourceError(f"{found[0]} is empty")
+    return found[0]
+
+
+def integer(text: str, path: Path, line: int) -> int:
+    """Raises SourceError naming file and line."""
+    try:
+        return int(text)
+    except ValueError:
+        raise SourceError(f"{path}:{line}: expected an integer, found {text!r}") from None
+
+
+def sequence_rows(path: Path, *, separator: str | None) -> Iterator[Interaction]:
+    """Rows of `user<sep>item item ...`, chronological. Raises SourceError naming file and line."""
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            user, _, rest = text.strip().partition(separator or " ")
+            items = rest.split()
+            integer(user, path, number)
+            if not items:
+                raise SourceError(f"{path}:{number}: a viewer without items; expected `user item item ...`")
+            for rank, item in enumerate(items):
+                yield Interaction(f"u{user}", f"v{integer(item, path, number)}", rank)
+
+
+def land(
+    landing: Landing, kind: str, rows: Iterable[Interaction], titles: dict[str, str | None], inputs: list[Path]
+) -> dict[str, Any]:
+    """Write event files and the catalogue; source.json last, so that it marks a whole landing. Memory: the video ids."""
+    landing.events.mkdir(parents=True, exist_ok=True)
+    (landing.root / SOURCE).unlink(missing_ok=True)
+    videos: set[str] = set(titles)
+    count, synthetic = 0, False
+    with ExitStack() as stack:
+        outs = [stack.enter_context((landing.events / f"events-{n}.jsonl").open("w")) for n in range(FILES)]
+        for row in rows:
+            synthetic = synthetic or row.timestamp_ms is None
+            videos.add(row.video)
+            outs[count % FILES].write(json.dumps(_event(row)) + "\n")
+            count += 1
+    if not count:
+        raise SourceError(f"{inputs[0]}: no interactions")
+    with (landing.root / "catalogue.jsonl").open("w", encoding="utf-8") as file:
+        for video in sorted(videos):
+            record = {"video_id": video, "uri": None, "title": titles.get(video)}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    source = {
+        "kind": kind,
+        "interactions": count,
+        "videos": len(videos),
+        "synthetic_time": synthetic,
+        "files": fingerprint(inputs),
+    }
+    (landing.root / SOURCE).write_text(json.dumps(source, indent=1))
+    return source
+
+
+def landed(landing: Landing, kind: str, inputs: list[Path]) -> dict[str, Any] | None:
+    """What source.json says, if this landing was made from the same files; None otherwise."""
+    path = landing.root / SOURCE
+    if not path.is_file():
+        return None
+    source: dict[str, Any] = json.loads(path.read_text())
+    return source if source["kind"] == kind and source["files"] == fingerprint(inputs) else None
+
+
+def fingerprint(paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of each file by name."""
+    out = {}
+    for path in paths:
+        with path.open("rb") as file:
+            out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
+
+
+def _event(row: Interaction) -> dict[str, Any]:
+    when = EPOCH_MS + row.rank * HOUR_MS if row.timestamp_ms is None else row.timestamp_ms
+    return {
+        "event_id": f"{row.user}-{row.rank}",
+        "user_id": row.user,
+        "video_id": row.video,
+        "event_type": "interaction",
+        "timestamp": when,
+        "watch_ms": None,
+        "duration_ms": None,
+        "device": None,
+    }

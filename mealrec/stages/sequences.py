@@ -1,0 +1,30 @@
+"""Stage `sequences`: `interactions` to the item index and chronological viewer sequences (Spark)."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from mealrec import __version__
+from mealrec.config import RunConfig, digest
+from mealrec.lake import SUMMARY_KEY, Lake
+from mealrec.schema import INTERACTIONS, SEQUENCES
+from mealrec.sources.landing import locate
+from mealrec.stages.spark_submit import submit
+from mealrec.stages.summary import StageSummary
+
+log = logging.getLogger("mealrec.sequences")
+
+
+def sequences(config: RunConfig, *, run_id: str = "") -> StageSummary:
+    """Up to date when `interactions`, the catalogue's videos and the settings are those of the last commit."""
+    lake, landing = Lake(config.lake, config.work), locate(config)
+    known_videos = landing.catalogue()["video_id"].to_pylist()
+    interactions = lake.at(INTERACTIONS).version()
+    made_from = digest("sequences", __version__, config.sessionize, interactions, known_videos)
+    done = lake.committed(SEQUENCES, "sequences", made_from)
+    if done is not None:
+        log.info("up to date: %s version %d", SEQUENCES, done.version)
+        return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
+    arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id]
+    return StageSummary.model_validate(submit("run_sequences", config, arguments, log))

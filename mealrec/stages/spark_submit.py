@@ -1,0 +1,157 @@
+"""Run a Spark job in a process of its own through spark-submit, with a Java that fits."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mealrec.config import RunConfig
+from mealrec.lake import Lake
+from mealrec.stages.summary import StageError
+
+JAVA_VERSIONS = (17, 21)
+PROGRESS = "mealrec> "
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger) -> dict[str, Any]:
+    """spark-submit spark_jobs/<job>.py and return the summary it writes.
+
+    The job's progress lines go to `log`, everything else Spark says to <work>/logs/<job>.log. Raises StageError with the
+    job's own message, or with the log's last lines when it died without one. The whole process group ends with the caller.
+    """
+    logs = Lake(config.lake, config.work).folder("logs")
+    with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:
+        summary, settings = Path(scratch) / "summary.json", Path(scratch) / "config.json"
+        settings.write_text(config.model_dump_json())
+        command = [
+            *_spark_submit(config),
+            "--conf",
+            f"spark.local.dir={scratch}",
+            str(ROOT / "spark_jobs" / f"{job}.py"),
+            *("--config", str(settings), "--summary", str(summary), *arguments),
+        ]
+        noise = logs / f"{job}.log"
+        code = _run(command, _environment(), noise, log, config.spark.timeout_s)
+        written = json.loads(summary.read_text()) if summary.is_file() else {}
+    if "error" in written:
+        raise StageError(written["error"])
+    if code != 0 or not written:
+        raise StageError(f"Spark job {job} ended with status {code}; last lines of {noise}:\n{_tail(noise)}")
+    return dict(written)
+
+
+def find_java() -> Path:
+    """A Java home of version 17 or 21: $JAVA_HOME, `java` on PATH, or the one that set-up provides in the environment.
+
+    Raises StageError with what to do when there is none."""
+    on_path = shutil.which("java")
+    candidates = [
+        Path(os.environ["JAVA_HOME"]) if os.environ.get("JAVA_HOME") else None,
+        Path(on_path).resolve().parents[1] if on_path else None,
+    ]
+    for home in candidates:
+        if home is not None and _java_version(home) in JAVA_VERSIONS:
+            return home
+    provided = Path(sys.prefix) / "java"
+    if (provided / "bin" / "java").is_file():
+        return provided
+    raise StageError("Spark needs Java 17 or 21 and none was found: run `make setup`, or set JAVA_HOME to one")
+
+
+def _java_version(home: Path) -> int | None:
+    java = home / "bin" / "java"
+    if not java.is_file():
+        return None
+    said = subprocess.run([str(java), "-version"], capture_output=True, text=True, timeout=60, check=False).stderr
+    found = re.search(r'version "(\d+)', said)
+    return int(found.group(1)) if found else None
+
+
+def _spark_submit(config: RunConfig) -> list[str]:
+    found = importlib.util.find_spec("pyspark")  # located, not imported: Spark lives in the child alone
+    if found is None or not found.submodule_search_locations:
+        raise StageError("pyspark is not installed: run `make setup`")
+    home = Path(next(iter(found.submodule_search_locations)))
+    options = ["--master", config.spark.master, "--driver-memory", config.spark.driver_memory]
+    for setting in (
+        "spark.driver.host=127.0.0.1",
+        "spark.driver.bindAddress=127.0.0.1",
+        "spark.ui.showConsoleProgress=false",
+    ):
+        options += ["--conf", setting]
+    return [str(home / "bin" / "spark-submit"), *options]
+
+
+def _environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.pop("SPARK_HOME", None)  # another Spark on this machine is not the one we pin
+    environment |= {
+        "JAVA_HOME": str(find_java()),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYSPARK_DRIVER_PYTHON": sys.executable,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "TZ": "UTC",
+    }
+    return environment
+
+
+def _run(command: list[str], environment: dict[str, str], noise: Path, log: logging.Logger, timeout_s: int) -> int:
+    with noise.open("w") as kept:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # spark-submit passes the Python driver's stderr on as its own stdout
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        reader = threading.Thread(target=_follow, args=(process, kept, log), daemon=True)
+        reader.start()
+        deadline = time.monotonic() + timeout_s
+        try:
+            code = process.wait(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise StageError(f"the Spark job took longer than spark.timeout_s={timeout_s}") from None
+        finally:
+            _end(process)
+            reader.join(timeout=max(1.0, min(5.0, deadline - time.monotonic())))
+    return code
+
+
+def _follow(process: subprocess.Popen[str], kept: Any, log: logging.Logger) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(PROGRESS):
+            log.info(line.removeprefix(PROGRESS).rstrip())
+        else:
+            kept.write(line)
+            kept.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Nothing of the job outlives the stage: Java and the Python workers are in the same group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

@@ -1,0 +1,104 @@
+"""Checkpoints as safetensors and JSON: no pickle, so a poisoned file can at worst be refused.
+
+    <folder>/state.safetensors   model.*, teacher.*, best.*, and the optimiser's moments optimiser.<index>.<name>
+    <folder>/state.json          progress, optimiser step counts, settings, format
+The training order and every random stream are functions of (seed, epoch, step), so progress is the whole data position.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mealrec.model.mealrec import MealRec
+from mealrec.model.settings import ModelSettings
+from mealrec.training.loop import State
+from mealrec.training.optimiser import optimiser
+from mealrec.training.progress import Progress
+
+if TYPE_CHECKING:
+    from mealrec.config import TrainConfig
+
+FORMAT = 1
+TENSORS, STATE = "state.safetensors", "state.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or of another model."""
+
+
+def save(state: State, folder: Path) -> None:
+    """Write a checkpoint into `folder` (made when absent); state.json last, by rename, so it marks a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = _prefixed("model", state.model.state_dict()) | _prefixed("best", state.best)
+    tensors |= _prefixed("teacher", state.teacher.state_dict())
+    moments: dict[str, Tensor] = {}
+    counts: dict[str, float] = {}
+    for index, values in state.optimiser.state_dict()["state"].items():
+        counts[str(index)] = float(values["step"])
+        moments |= {f"{index}.{name}": values[name] for name in ("exp_avg", "exp_avg_sq")}
+    tensors |= _prefixed("optimiser", moments)
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
+    body = {
+        "format": FORMAT,
+        "settings": asdict(state.model.settings),
+        "progress": state.progress.to_json(),
+        "optimiser_steps": counts,
+    }
+    temporary = folder / f"{STATE}.tmp"
+    temporary.write_text(json.dumps(body))
+    temporary.replace(folder / STATE)
+
+
+def load(folder: Path, settings: ModelSettings, config: TrainConfig) -> State:
+    """Rebuild the state. Raises CheckpointError when it is damaged or was made with other settings."""
+    try:
+        body: dict[str, Any] = json.loads((folder / STATE).read_text())
+        tensors = load_file(folder / TENSORS)
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from None
+    if body.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: format {body.get('format')!r}; this version reads {FORMAT}")
+    if body["settings"] != asdict(settings):
+        raise CheckpointError(f"{folder}: made with other model settings: {_difference(body['settings'], settings)}")
+    state = State.fresh(MealRec(settings), config)
+    state.progress = Progress.from_json(body["progress"])
+    state.model.load_state_dict(_part(tensors, "model"))
+    state.teacher.load_state_dict(_part(tensors, "teacher"))
+    state.best = _part(tensors, "best")
+    state.optimiser = optimiser(state.model, state.progress.stage, config)
+    _restore_moments(state, _part(tensors, "optimiser"), body["optimiser_steps"])
+    return state
+
+
+def _restore_moments(state: State, moments: dict[str, Tensor], counts: dict[str, float]) -> None:
+    held = state.optimiser.state_dict()
+    held["state"] = {
+        int(index): {
+            "step": torch.tensor(steps),
+            "exp_avg": moments[f"{index}.exp_avg"],
+            "exp_avg_sq": moments[f"{index}.exp_avg_sq"],
+        }
+        for index, steps in counts.items()
+    }
+    state.optimiser.load_state_dict(held)
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def _difference(stored: dict[str, Any], settings: ModelSettings) -> str:
+    now = asdict(settings)
+    return ", ".join(f"{k}: {stored.get(k)!r} there, {now[k]!r} here" for k in now if stored.get(k) != now[k])

@@ -1,0 +1,58 @@
+"""What the two mains share: arguments in, a summary or a readable error out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from mealrec.config import RunConfig, load
+from mealrec.lake import Lake
+from mealrec.sources.landing import Landing
+from spark_jobs.session import build
+
+PROGRESS = "mealrec> "  # lines with this mark are for people; the rest of stderr is Spark's own
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a job."""
+
+    spark: SparkSession
+    config: RunConfig
+    lake: Lake
+    landing: Landing
+    digest: str
+    run_id: str
+
+    def say(self, line: str) -> None:
+        print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
+
+
+def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> None:
+    """Parse arguments, run, write the summary (or {"error": ...}) as JSON; exit status 1 after an error."""
+    parser = argparse.ArgumentParser(prog=f"spark-submit {name}", description=description)
+    parser.add_argument("--config", required=True, type=Path, help="JSON file of a whole run configuration")
+    parser.add_argument("--landing", required=True, type=Path, help="folder with events/ and catalogue.*")
+    parser.add_argument("--summary", required=True, type=Path, help="where to write the summary (JSON)")
+    parser.add_argument("--digest", default="", help="digest of inputs and settings, kept in the commit")
+    parser.add_argument("--run-id", default="", help="identifier of the pipeline run, kept in the commit")
+    arguments = parser.parse_args()
+    config = load(json.loads(arguments.config.read_text()))
+    spark = build(name, config.spark)
+    lake, landing = Lake(config.lake, config.work), Landing(arguments.landing)
+    job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id)
+    try:
+        summary = run(job)
+    except (ValueError, RuntimeError) as error:  # ours: readable as they are
+        arguments.summary.write_text(json.dumps({"error": str(error)}))
+        sys.exit(1)
+    finally:
+        spark.stop()
+    arguments.summary.write_text(json.dumps(summary))
