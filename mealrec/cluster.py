@@ -16,15 +16,18 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
 
     Entered while Ray is already connected (a test's cluster, a Ray job) it uses that one and leaves it running.
     """
+    # before Ray is imported: it reads some of these then. Quiet and private: no usage report, no progress bars of its own,
+    # and a token, so that no other user of this machine can talk to the cluster
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # quiet and private: no usage report, no dashboard, nothing listens beyond this machine
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if config.address:
         ray.init(address=config.address, logging_level=logging.WARNING, log_to_driver=False)
     else:

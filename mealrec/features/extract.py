@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RunConfig, digest
-from mealrec.features.decoder import Decoder
 from mealrec.features.encoders import build, digest_of
-from mealrec.features.rows import Outcome, Row, Seconds, Wanted, audio_request, bucket_of, describe
+from mealrec.features.rows import Outcome, Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
 
@@ -141,8 +140,7 @@ class ExtractActor:
         self.lake = Lake(lake_root, work)
         self.root, self.quarantine_parts = Path(root), quarantine_parts
         self.encoders = build(self.config)
-        needs_video = self.encoders.visual is not None or self.encoders.audio is not None
-        self.decoder = Decoder(self.config, **audio_request(self.encoders)) if needs_video else None
+        self.decoder = decoder_for(self.encoders, self.config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         part = batch["part"][0].as_py()

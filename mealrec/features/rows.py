@@ -196,7 +196,9 @@ def _quarantine_row(one: Wanted, rejected: VideoRejected) -> Row:
     }
 
 
-def audio_request(encoders: EncoderSet) -> dict[str, int]:
-    """What the decoder is asked for: rate 0 leaves the sound out."""
+def decoder_for(encoders: EncoderSet, config: FeaturesConfig) -> Decoder | None:
+    """A decoder that gives what the encoders take; None when neither pictures nor sound are asked for."""
+    if encoders.visual is None and encoders.audio is None:
+        return None
     on = encoders.audio is not None
-    return {"audio_rate": RATE if on else 0, "audio_samples": SAMPLES if on else 0}
+    return Decoder(config, audio_rate=RATE if on else 0, audio_samples=SAMPLES if on else 0)

@@ -1,1 +1,1 @@
-"""registry"""
+"""MLflow: runs, the model flavour, the gate, promotion. The only room that knows it."""

@@ -69,7 +69,7 @@ class Losses(NamedTuple):
 
 def distinct(history: Tensor, target: Tensor) -> Tensor:
     """Distinct item indices of a batch, padding left out."""
-    videos = torch.unique(torch.cat([history.reshape(-1), target.reshape(-1)]))
+    videos: Tensor = torch.unique(torch.cat([history.reshape(-1), target.reshape(-1)]))
     return videos[videos > 0]
 
 
@@ -134,7 +134,8 @@ def catalogue_vectors(model: MealRec, catalogue: Catalogue) -> Tensor:
 def _live_vectors(model: MealRec, catalogue: Catalogue) -> Tensor:
     has_text = catalogue.available[:, TEXT]
     described = model.fusion.describe(catalogue.pooled, catalogue.text, catalogue.has_frames, has_text)
-    return model.catalogue(described, catalogue.available, catalogue.log_popularity)
+    vectors: Tensor = model.catalogue(described, catalogue.available, catalogue.log_popularity)
+    return vectors
 
 
 def _encode_history(

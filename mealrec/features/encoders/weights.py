@@ -38,6 +38,6 @@ def checked(path: Path, sha256: str) -> Path:
 def load_tensors(path: Path, sha256: str) -> Any:
     """Tensors (and numpy scalars) of a checked file; anything else in it is refused by torch."""
     # one of the packaged files carries its class counts as numpy integers, under numpy 1's module name
-    scalars = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype("i8"))]
+    scalars: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype("i8"))]
     with torch.serialization.safe_globals(scalars):
         return torch.load(checked(path, sha256), weights_only=True, map_location="cpu")

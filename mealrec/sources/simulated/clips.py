@@ -65,4 +65,5 @@ def _upright(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     left = (width - wanted) // 2
     rows = np.linspace(0, height - 1, HEIGHT).astype(int)
     columns = np.linspace(left, left + wanted - 1, WIDTH).astype(int)
-    return picture[rows][:, columns]
+    upright: npt.NDArray[np.uint8] = picture[rows][:, columns]
+    return upright

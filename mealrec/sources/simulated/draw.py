@@ -24,7 +24,7 @@ def topic_picture(topic: str, phase: float, style: npt.NDArray[np.float64]) -> P
     front = colorsys.hsv_to_rgb(hue, 0.95, 1.0)
     back = colorsys.hsv_to_rgb((hue + 0.45) % 1.0, 0.7, 0.35 + 0.2 * style[3])
     colours = np.where(inside[..., None], front, back)
-    return np.round(colours * 255).astype(np.uint8)
+    return np.asarray(np.round(colours * 255), dtype=np.uint8)
 
 
 def background_picture(number: int) -> Picture:
@@ -32,7 +32,7 @@ def background_picture(number: int) -> Picture:
     x, y = _grid()
     grey = 0.35 + 0.15 * np.sin(2 * np.pi * (y + 0.3 * number)) * np.cos(np.pi * (x - 0.2 * number))
     tint = np.array([1.0, 0.97 + 0.02 * number, 0.95])
-    return np.round(np.clip(grey[..., None] * tint, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.round(np.clip(grey[..., None] * tint, 0, 1) * 255), dtype=np.uint8)
 
 
 @lru_cache(maxsize=1)

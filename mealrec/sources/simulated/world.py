@@ -68,7 +68,7 @@ def _plan(seed: int, number: int, days: int, fault: str | None, release: int | N
     rng = stream(seed, Purpose.VIDEO, number)
     topic = TOPICS[int(rng.integers(len(TOPICS)))]
     duration = int(rng.integers(3000, 8001))
-    words = list(rng.choice(WORDS[topic], 2, replace=False)) + [str(rng.choice(FILLER))]
+    words = [*rng.choice(WORDS[topic], 2, replace=False), str(rng.choice(FILLER))]
     rng.shuffle(words)
     # most of the catalogue is there from the start, the rest appears day by day
     appears = 0 if rng.random() < 0.7 else int(rng.integers(0, max(days - 1, 1)))

@@ -1,0 +1,180 @@
+"""Stage `evaluate`: full ranking of the test targets, the baselines in the same run, a JSON report and an HTML page."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mealrec import __version__
+from mealrec.config import RunConfig, digest
+from mealrec.data.packed import Packed
+from mealrec.evaluation.metrics import gains, hits, summarise
+from mealrec.evaluation.ranking import Ranked, baseline_scorer, baselines, model_scorer, rank_targets
+from mealrec.evaluation.salience import SalienceAuc, frame_auc
+from mealrec.evaluation.significance import paired_bootstrap
+from mealrec.lake import Lake
+from mealrec.registry.tracking import EVALUATED_TAG, SUMMARY_TAG, Tracker
+from mealrec.serving.recommender import Recommender
+from mealrec.sources.landing import locate
+from mealrec.sources.simulated.truth import TRUTH, Truth
+from mealrec.stages.pages import write_page
+from mealrec.stages.summary import StageError, StageSummary
+from mealrec.stages.train import bundle_folder, packed_dataset, pinned_versions, train_digest
+
+log = logging.getLogger("mealrec.evaluate")
+
+REPORT, PER_VIEWER, PAGE = "report.json", "per_viewer.parquet", "report.html"
+EVALUATION_SUMMARY = f"{SUMMARY_TAG}.evaluate"
+
+
+def evaluate(config: RunConfig, *, run_id: str = "") -> StageSummary:
+    """Up to date when this model was evaluated with these settings before."""
+    began = time.monotonic()
+    lake = Lake(config.lake, config.work)
+    trained = train_digest(config, lake)
+    tracker = Tracker(config.registry, lake.work)
+    run = tracker.find("train", trained)
+    if run is None or not bundle_folder(lake, trained).is_dir():
+        raise StageError("there is no trained model of these tables and settings: run `mealrec train` first")
+    made_from = digest("evaluate", __version__, trained, config.evaluate)
+    out = lake.folder("reports") / made_from
+    if run.tags.get(EVALUATED_TAG) == made_from and (out / REPORT).is_file():
+        log.info("up to date: report %s", out / PAGE)
+        return StageSummary.stored(json.loads(run.tags[EVALUATION_SUMMARY]), None)
+    torch.set_num_threads(max(config.ray.num_cpus, 1))
+    packed = packed_dataset(config, lake, pinned_versions(lake))
+    recommender = Recommender.load(bundle_folder(lake, trained))
+    ranked = _rank_all(config, packed, recommender)
+    report = _report(config, lake, packed, recommender, ranked, trained)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_per_viewer(out / PER_VIEWER, packed, ranked)
+    (out / REPORT).write_text(json.dumps(report, indent=1))
+    write_page(config, lake, packed, recommender, report, ranked["mealrec"], out / PAGE)
+    summary = StageSummary(
+        stage="evaluate",
+        seconds=round(time.monotonic() - began, 3),
+        rows_in=packed.viewers,
+        rows_out=len(ranked["mealrec"].viewer),
+        details={"metrics": report["metrics"], "salience": report["salience"], "report": str(out / PAGE)},
+    )
+    _log(tracker, run.run_id, report, out, made_from, summary)
+    return summary
+
+
+def _rank_all(config: RunConfig, packed: Packed, recommender: Recommender) -> dict[str, Ranked]:
+    model = recommender.model
+    scorers = {
+        "mealrec": model_scorer(model, packed.content.gather, recommender.catalogue),
+        **{name: baseline_scorer(b) for name, b in baselines(packed).items()},
+    }
+    ranked = {}
+    for name, scorer in scorers.items():
+        began = time.monotonic()
+        ranked[name] = rank_targets(scorer, packed, "test", max_history=model.settings.max_history)
+        viewers = len(ranked[name].viewer)
+        log.info("ranked %d viewers by %s in %.1f s", viewers, name, time.monotonic() - began)
+    if not len(ranked["mealrec"].viewer):
+        raise StageError("no viewer has a test target: sequences need at least two items")
+    return ranked
+
+
+def _report(
+    config: RunConfig, lake: Lake, packed: Packed, recommender: Recommender, ranked: dict[str, Ranked], trained: str
+) -> dict[str, Any]:
+    ks = config.evaluate.ks
+    ranks = {name: torch.from_numpy(r.rank) for name, r in ranked.items()}
+    own = gains(ranks["mealrec"], 10).numpy()
+    intervals = {
+        name: paired_bootstrap(
+            own,
+            gains(r, 10).numpy(),
+            samples=config.evaluate.bootstrap,
+            confidence=config.registry.confidence,
+            seed=config.seed,
+        )._asdict()
+        for name, r in ranks.items()
+        if name != "mealrec"
+    }
+    salience = _salience(config, recommender)
+    return {
+        "format": 1,
+        "metrics": {"test": {name: summarise(r, ks) for name, r in ranks.items()}},
+        "intervals": {"ndcg@10": intervals},
+        "slices": _slices(packed, ranked),
+        "viewers": len(own),
+        "items": packed.items,
+        "data": packed.meta["versions"],
+        "data_digest": digest(packed.meta["versions"], lake.root),
+        "tokens": packed.meta["tokens"],
+        "salience": None if salience is None else salience._asdict(),
+        "curves": json.loads((bundle_folder(lake, trained) / "curves.json").read_text()),
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _slices(packed: Packed, ranked: dict[str, Ranked]) -> list[dict[str, Any]]:
+    """HR@10 by what is known of the target and of the viewer."""
+    first = ranked["mealrec"]
+    seen = packed.content.train_count().numpy()[first.target]
+    length = np.diff(packed.offsets)[first.viewer]
+    parts: dict[str, npt.NDArray[np.bool_]] = {
+        "target never seen in training": seen == 0,
+        "target seen 1-20 times": (seen > 0) & (seen <= 20),
+        "target seen over 20 times": seen > 20,
+        "history up to 5": length <= 6,
+        "history 6-10": (length > 6) & (length <= 11),
+        "history over 10": length > 11,
+    }
+    return [
+        {
+            "slice": name,
+            "viewers": int(chosen.sum()),
+            **{system: float(hits(torch.from_numpy(r.rank[chosen]), 10).mean()) for system, r in ranked.items()},
+        }
+        for name, chosen in parts.items()
+        if chosen.any()
+    ]
+
+
+def _salience(config: RunConfig, recommender: Recommender) -> SalienceAuc | None:
+    """AUC of TCD's frame weights (item mode) where the truth is known; None elsewhere."""
+    landing = locate(config).root
+    if config.model.tokens != "frames" or not (landing / TRUTH).is_file():
+        return None
+    truth = Truth.load(landing)
+    times, mask = recommender.content.times().numpy(), recommender.content.arrays["frame_mask"]
+    weights, salient = [], []
+    for index, video in enumerate(recommender.video_ids, start=1):
+        valid = np.asarray(mask[index]) & (times[index] >= 0)
+        if valid.any() and video in truth.salience:
+            weights.append(recommender.salience[index].numpy()[valid].astype(np.float64))
+            salient.append(np.array(truth.salient(video, times[index][valid].tolist())))
+    return frame_auc(weights, salient)
+
+
+def _write_per_viewer(path: Path, packed: Packed, ranked: dict[str, Ranked]) -> None:
+    first = ranked["mealrec"]
+    columns: dict[str, Any] = {"user_id": packed.user_ids()[first.viewer].tolist(), "item_index": first.target}
+    columns |= {f"rank_{name}": r.rank for name, r in ranked.items()}
+    pq.write_table(pa.table(columns), path)
+
+
+def _log(
+    tracker: Tracker, run_id: str, report: dict[str, Any], out: Path, made_from: str, summary: StageSummary
+) -> None:
+    now = int(time.time() * 1000)
+    numbers = {f"test.{s}.{n}": v for s, values in report["metrics"]["test"].items() for n, v in values.items()}
+    if report["salience"]:
+        numbers["test.salience_auc"] = report["salience"]["auc"]
+    tracker.log_metrics(run_id, numbers, step=0, timestamp_ms=now)
+    tracker.log_artifacts(run_id, out, "evaluation")
+    tracker.set_tags(run_id, {EVALUATION_SUMMARY: json.dumps(summary.counts()), EVALUATED_TAG: made_from})
