@@ -117,9 +117,14 @@ class Lake:
         dataset = self.at(table, version).to_pyarrow_dataset()
         return dataset.to_table(columns=list(columns) if columns else None, filter=filters)
 
+    def files(self, table: str, version: int | None = None) -> list[str]:
+        """Parquet files of one pinned version, relative to the table's root, sorted."""
+        # not DeltaTable.file_uris: it percent-encodes a root with a space or an accent in its name
+        return sorted(pa.table(self.at(table, version).get_add_actions())["path"].to_pylist())
+
     def file_uris(self, table: str, version: int | None = None) -> list[str]:
         """Parquet files of one pinned version, for spark.read.parquet with basePath = uri(table)."""
-        return list(self.at(table, version).file_uris())
+        return [f"{self.uri(table)}/{path}" for path in self.files(table, version)]
 
     def last_commit(self, table: str, stage: str | None = None) -> Commit | None:
         """Newest commit (of `stage`, when given) with its metadata; None when there is none."""
@@ -144,12 +149,14 @@ class Lake:
         *,
         mode: Literal["append", "overwrite"],
         partition_filters: list[tuple[str, str, Any]] | None = None,
+        removes: Iterable[str] = (),
     ) -> int:
         """Commit Parquet files that already lie under the table's root (paths relative to it) in one transaction.
 
-        `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table). Partition values are
-        read from the `column=value` folders. Returns the new version. Raises deltalake's CommitFailedError when another
-        writer committed in between: nothing of ours is visible then.
+        `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table); with `append`, `removes`
+        names the files of the newest version that leave it. Partition values are read from the `column=value` folders.
+        Returns the new version. Raises deltalake's CommitFailedError when another writer committed in between: nothing of
+        ours is visible then.
         """
         adds = [self._add_action(table, path) for path in paths]
         schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
@@ -164,7 +171,7 @@ class Lake:
             )
         else:
             DeltaTable(self.uri(table)).create_write_transaction(
-                list[AddAction | RemoveAction](adds),
+                [*adds, *(self._remove_action(path) for path in removes)],
                 mode=mode,
                 schema=schema,
                 partition_by=partition_by,
@@ -193,9 +200,7 @@ class Lake:
 
     def vacuum(self, table: str, *, orphan_hours: float = 24.0) -> list[str]:
         """Delete files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`."""
-        known = {
-            self._relative(table, uri) for version in self._versions(table) for uri in self.file_uris(table, version)
-        }
+        known = {path for version in self._versions(table) for path in self.files(table, version)}
         filesystem, root = self.filesystem(table)
         deleted = []
         for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
@@ -210,18 +215,22 @@ class Lake:
         newest = self.version(table)
         return range(0 if newest is None else newest + 1)
 
-    def _relative(self, table: str, uri: str) -> str:
-        return uri.removeprefix("file://").removeprefix(self.uri(table)).lstrip("/")
-
     def _add_action(self, table: str, path: str) -> AddAction:
         filesystem, root = self.filesystem(table)
         info = filesystem.get_file_info(f"{root}/{path}")
         with filesystem.open_input_file(f"{root}/{path}") as file:
             rows = pq.ParquetFile(file).metadata.num_rows
-        folders = [part.partition("=") for part in path.split("/")[:-1] if "=" in part]
-        values: dict[str, str | None] = {column: value for column, _, value in folders}
         modified = int((info.mtime_ns or 0) / 1e6)
-        return AddAction(path, info.size, values, modified, True, json.dumps({"numRecords": rows}))
+        return AddAction(path, info.size, _partition(path), modified, True, json.dumps({"numRecords": rows}))
+
+    @staticmethod
+    def _remove_action(path: str) -> RemoveAction:
+        return RemoveAction(path, True, int(time.time() * 1000), partition_values=_partition(path))
+
+
+def _partition(path: str) -> dict[str, str | None]:
+    folders = [part.partition("=") for part in path.split("/")[:-1] if "=" in part]
+    return {column: value for column, _, value in folders}
 
 
 def count_by(table: pa.Table, column: str) -> dict[str, int]:

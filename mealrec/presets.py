@@ -25,6 +25,8 @@ def demo() -> RunConfig:
         lake="./var/demo",
         source=SourceConfig(kind="simulated"),
         sessionize=SessionizeConfig(earliest="2026-01-01", latest="2026-03-01"),
+        model=ModelConfig(id_dropout=0.3),
+        train=TrainConfig(content_lr=1e-3),
     )
 
 
@@ -73,6 +75,6 @@ def _titles_only(kind: str, folder: str, *, max_history: int) -> RunConfig:
         source=SourceConfig.model_validate({"kind": kind, "directory": str(Path(root) / folder)}),
         sessionize=SessionizeConfig(user_core=1, item_core=1),
         features=FeaturesConfig(visual="none", audio="none"),
-        model=ModelConfig(tokens="title", max_history=max_history),
-        train=TrainConfig(),
+        model=ModelConfig(tokens="title", max_history=max_history, dropout=0.3),
+        train=TrainConfig(batch_size=64, warmup_epochs=60, content_epochs=1, joint_epochs=10, patience=5),
     )

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,14 @@ from mealrec.config import FeaturesConfig
 from mealrec.features.probe import VideoRejected
 
 CHILD = (sys.executable, "-m", "mealrec.features.decoder_child")
+READY = b"ready"
+START_S = 60.0  # for the child's imports on a loaded machine; not taken from a video's deadline
 RECYCLE_AFTER = 200  # videos; leaks of native code stay bounded
 CHUNK = 1 << 20
+
+
+class DecoderError(RuntimeError):
+    """The decoder itself does not start: no video is to blame."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Decoded:
 class Decoder:
     """One child process, started on demand and replaced after a kill, a crash or RECYCLE_AFTER videos.
 
-    `command` is the child's command line; tests put stubs there that hang or crash."""
+    `command` is the child's command line: it says READY, then answers (see decoder_child); tests put stubs there that hang,
+    crash or talk nonsense. Not for several threads: the child dies with the thread that started it."""
 
     def __init__(
         self, config: FeaturesConfig, *, audio_rate: int, audio_samples: int, command: Sequence[str] = CHILD
@@ -67,22 +73,11 @@ class Decoder:
         self.close()
 
     def decode(self, path: Path) -> Decoded:
-        """Raises VideoRejected: decode_timeout after config.decode_deadline_s, decoder_crashed when the child died, or the
-        child's own reason."""
+        """Raises VideoRejected: decode_timeout after config.decode_deadline_s, decoder_crashed when the child died or
+        answered nonsense, or the child's own reason. Raises DecoderError when no child can be started."""
         child = self._child()
-        deadline = time.monotonic() + self.config.decode_deadline_s
-        assert child.stdin is not None
         try:
-            child.stdin.write(json.dumps({"path": str(path), **self.limits}).encode() + b"\n")
-            child.stdin.flush()
-            answer = _Answer(child, deadline)
-            header = json.loads(answer.line())
-            if not header["ok"]:
-                raise VideoRejected(header["reason"], header["detail"])
-            frames = np.frombuffer(answer.bytes(_size(header["frames"], 1)), np.uint8).reshape(header["frames"])
-            sound = None
-            if header["audio"]:
-                sound = np.frombuffer(answer.bytes(_size(header["audio"], 4)), np.float32).reshape(header["audio"])
+            return self._ask(child, path, time.monotonic() + self.config.decode_deadline_s)
         except TimeoutError:
             self.close()
             raise VideoRejected("decode_timeout", f"not done in {self.config.decode_deadline_s:g} s") from None
@@ -90,10 +85,33 @@ class Decoder:
             status = child.wait()
             self.close()
             raise VideoRejected("decoder_crashed", f"the decoder ended with status {status}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            self.close()
+            raise VideoRejected("decoder_crashed", f"the decoder's answer is none: {error}") from None
         finally:
             self.done += 1
             if self.done >= RECYCLE_AFTER:
                 self.close()
+
+    def _ask(self, child: subprocess.Popen[bytes], path: Path, deadline: float) -> Decoded:
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({"path": str(path), **self.limits}).encode() + b"\n")
+        child.stdin.flush()
+        answer = _Answer(child, deadline)
+        header = json.loads(answer.line())
+        if not header["ok"]:
+            raise VideoRejected(header["reason"], header["detail"])
+        size = self.config.frame_size
+        count, shape = len(header["times_ms"]), tuple(header["frames"])
+        if shape != (count, size, size, 3) or not 0 < count <= self.config.frames:
+            raise ValueError(f"frames of shape {shape}")
+        frames = np.frombuffer(answer.bytes(count * size * size * 3), np.uint8).reshape(shape)
+        sound = None
+        if header["audio"]:
+            windows, samples = header["audio"]
+            if windows != count or not 0 < samples <= self.limits["audio_samples"]:
+                raise ValueError(f"sound of shape {header['audio']}")
+            sound = np.frombuffer(answer.bytes(4 * windows * samples), np.float32).reshape(windows, samples)
         keys = ("times_ms", "duration_ms", "declared_frames", "width", "height", "audio_absent", "warnings")
         return Decoded(frames=frames, sound=sound, **{k: header[k] for k in keys})
 
@@ -110,6 +128,13 @@ class Decoder:
             self.child = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
+            try:
+                said = _Answer(self.child, time.monotonic() + START_S).line()
+            except (TimeoutError, EOFError):
+                said = b""
+            if said != READY:
+                self.close()
+                raise DecoderError(f"the decoder does not start; run it by hand to see why: {' '.join(self.command)}")
         return self.child
 
 
@@ -141,7 +166,3 @@ class _Answer:
         if not data:
             raise EOFError
         self.held += data
-
-
-def _size(shape: list[Any], width: int) -> int:
-    return int(np.prod(shape)) * width

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RunConfig, digest
-from mealrec.features.encoders import build, digest_of
-from mealrec.features.rows import Outcome, Row, Seconds, Wanted, bucket_of, decoder_for, describe
+from mealrec.features.encoders import build
+from mealrec.features.rows import Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
 
@@ -48,13 +48,17 @@ class Extracted:
 
     features: list[str]
     quarantine: list[str]
-    decoded: int
+    done_now: int
     seconds_decode: float
     seconds_encode: float
 
 
-def plan(wanted: list[Wanted], config: FeaturesConfig, day: str) -> list[Block]:
-    """Blocks of one bucket each, in a fixed order. day: partition of the quarantine rows."""
+def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -> list[Block]:
+    """Blocks of one bucket each, in a fixed order. day: partition of the quarantine rows.
+
+    attempt: digest of the stage's inputs, settings and table version. It is part of every part's name, so that a run finds
+    the parts of its own interrupted attempts and never one that some version of the table already refers to.
+    """
     blocks = []
     for has_media in (True, False):
         size = config.batch_videos if has_media else TITLES_A_BLOCK
@@ -62,7 +66,7 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str) -> list[Block]:
             own = [w for w in wanted if bucket_of(w.video_id, config.buckets) == bucket and bool(w.uri) == has_media]
             for start in range(0, len(own), size):
                 videos = own[start : start + size]
-                key = digest([asdict(v) for v in videos], digest_of(config), config.decode_deadline_s)
+                key = digest(attempt, [asdict(v) for v in videos])
                 blocks.append(
                     Block(
                         videos,
@@ -75,20 +79,24 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str) -> list[Block]:
 
 def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
     """Run the blocks that have no part yet on a Ray cluster; returns every block's parts."""
-    todo = [b for b in blocks if not _exists(lake, FEATURES, b.features_part)]
-    spent, decoded = Seconds(), 0
+    todo = [
+        b
+        for b in blocks
+        if not (_exists(lake, FEATURES, b.features_part) and _exists(lake, QUARANTINE, b.quarantine_part))
+    ]
+    spent, done_now = Seconds(), 0
     if len(todo) < len(blocks):
         log.info("%d of %d blocks are there from an interrupted run", len(blocks) - len(todo), len(blocks))
     if todo:
         with ray_cluster(config.ray):
             for status in _run(config, lake, root, todo):
-                decoded += int(status["videos"])
+                done_now += int(status["videos"])
                 spent.decode += float(status["seconds_decode"])
                 spent.encode += float(status["seconds_encode"])
     return Extracted(
         [b.features_part for b in blocks],
         [b.quarantine_part for b in blocks],
-        decoded,
+        done_now,
         round(spent.decode, 2),
         round(spent.encode, 2),
     )
@@ -100,16 +108,15 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
 
     DataContext.get_current().enable_progress_bars = False
     DataContext.get_current().verbose_stats_logs = False
-    tables = [
-        pa.table({"video": [_to_json(v) for v in b.videos], "part": [b.features_part] * len(b.videos)}) for b in todo
-    ]
-    quarantine_parts = {b.features_part: b.quarantine_part for b in todo}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own lines say how far it is
+    # one row a block: whatever way Ray cuts its input, a block stays whole
+    rows = pa.table({"block": [json.dumps(asdict(b)) for b in todo]})
     actors = min(config.features.actors, len(todo))
-    statuses = ray.data.from_arrow(tables).map_batches(
+    statuses = ray.data.from_arrow([rows.slice(i, 1) for i in range(len(rows))]).map_batches(
         ExtractActor,
-        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), quarantine_parts),
+        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root)),
         batch_format="pyarrow",
-        batch_size=None,
+        batch_size=1,
         compute=ActorPoolStrategy(size=actors),
         num_cpus=ACTOR_CPUS,
     )
@@ -130,36 +137,32 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
 class ExtractActor:
     """A Ray actor: encoders loaded once, one decoder child, one block at a time."""
 
-    def __init__(
-        self, config: dict[str, Any], lake_root: str, work: str, root: str, quarantine_parts: dict[str, str]
-    ) -> None:
+    def __init__(self, config: dict[str, Any], lake_root: str, work: str, root: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.config = RunConfig.model_validate(config).features
         self.lake = Lake(lake_root, work)
-        self.root, self.quarantine_parts = Path(root), quarantine_parts
+        self.root = Path(root)
         self.encoders = build(self.config)
         self.decoder = decoder_for(self.encoders, self.config)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        part = batch["part"][0].as_py()
-        wanted = [_from_json(text) for text in batch["video"].to_pylist()]
+        return pa.Table.from_pylist([self._do(json.loads(text)) for text in batch["block"].to_pylist()])
+
+    def _do(self, block: Row) -> Row:
+        """Write the block's two parts, empty or not: both there means done. Returns the status row."""
+        wanted = [Wanted(**video) for video in block["videos"]]
         spent = Seconds()
         outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent)
-        self._write(outcome, part)
-        status = {
+        write_part(self.lake, QUARANTINE, block["quarantine_part"], outcome.quarantine)
+        write_part(self.lake, FEATURES, block["features_part"], outcome.features)
+        return {
             "videos": len(wanted),
             "rejected": len(outcome.quarantine),
             "seconds_decode": spent.decode,
             "seconds_encode": spent.encode,
         }
-        return pa.Table.from_pylist([status])
-
-    def _write(self, outcome: Outcome, part: str) -> None:
-        """Quarantine first: the features part, empty or not, is what marks a block as done."""
-        write_part(self.lake, QUARANTINE, self.quarantine_parts[part], outcome.quarantine)
-        write_part(self.lake, FEATURES, part, outcome.features)
 
 
 def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:
@@ -184,11 +187,3 @@ def rows_in_part(lake: Lake, table: str, path: str) -> int:
 def _exists(lake: Lake, table: str, path: str) -> bool:
     filesystem, root = lake.filesystem(table)
     return bool(filesystem.get_file_info(f"{root}/{path}").type == pafs.FileType.File)
-
-
-def _to_json(video: Wanted) -> str:
-    return json.dumps(asdict(video))
-
-
-def _from_json(text: str) -> Wanted:
-    return Wanted(**json.loads(text))

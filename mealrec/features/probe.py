@@ -30,16 +30,21 @@ class Probe:
 def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
     """Raises VideoRejected. Relative uris must stay below root, symbolic links included; absolute ones are the catalogue's
     own word. Reads the first bytes only."""
-    path = _local_path(uri, root)
-    if not path.is_file():
-        raise VideoRejected("missing_file", f"{uri} does not exist or is no regular file")
-    size = path.stat().st_size
-    if size == 0:
-        raise VideoRejected("empty_file", f"{uri} has 0 bytes")
-    if size > config.max_bytes:
-        raise VideoRejected("too_large", f"{size} bytes; features.max_bytes is {config.max_bytes}")
-    with path.open("rb") as file:
-        container = container_of(file.read(512))
+    try:
+        path = _local_path(uri, root)
+        if not path.is_file():
+            raise VideoRejected("missing_file", f"{uri} does not exist or is no regular file")
+        size = path.stat().st_size
+        if size == 0:
+            raise VideoRejected("empty_file", f"{uri} has 0 bytes")
+        if size > config.max_bytes:
+            raise VideoRejected("too_large", f"{size} bytes; features.max_bytes is {config.max_bytes}")
+        with path.open("rb") as file:
+            container = container_of(file.read(512))
+    except PermissionError as error:
+        raise VideoRejected("unreadable", f"{uri}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte in it
+        raise VideoRejected("missing_file", f"{uri[:200]!r}: {error}") from None
     if container is None:
         raise VideoRejected("not_a_video", "the first bytes are of no known video container")
     return Probe(path, container, size)
@@ -69,6 +74,8 @@ def _local_path(uri: str, root: Path) -> Path:
         scheme, _, rest = uri.partition("://")
         if scheme != "file":
             raise VideoRejected("uri_not_allowed", f"scheme {scheme!r}; allowed: a path or file://")
+        if not rest.startswith("/"):
+            raise VideoRejected("uri_not_allowed", f"{uri}: write file:///absolute/path")
         return Path(rest)
     if Path(uri).is_absolute():
         return Path(uri)

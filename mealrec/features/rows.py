@@ -80,14 +80,19 @@ def describe(
     return outcome
 
 
-def content_hash(path: Path | None, title: str | None) -> str:
-    """SHA-256 of the file's bytes (streamed) and the title."""
-    digest = hashlib.sha256()
-    if path is not None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-    digest.update(b"\0" + (title or "").encode())
-    return digest.hexdigest()
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, streamed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def title_hash(title: str | None) -> str:
+    return hashlib.sha256((title or "").encode()).hexdigest()
+
+
+def reads_file(one: Wanted, config: FeaturesConfig) -> bool:
+    """Whether this video's row depends on a file: it names one, and pictures or sound are asked for."""
+    return bool(one.uri) and not (config.visual == "none" and config.audio == "none")
 
 
 def _row(
@@ -99,11 +104,11 @@ def _row(
     decoder: Decoder | None,
     spent: Seconds,
 ) -> Row:
-    if one.uri is None and title is None:
+    if one.uri is None and one.title is None:
         raise VideoRejected("no_content", "neither a uri nor a title")
     row = _empty_row(one, encoders.digest, config)
-    absent = [] if one.title else ["text:no_title"]
-    path: Path | None = None
+    absent = [] if title is not None else [f"text:{'not_asked' if one.title else 'no_title'}"]
+    bytes_hash = ""
     if one.uri is None or decoder is None:
         why = "no_uri" if one.uri is None else "not_asked"
         absent += [f"video:{why}", f"audio:{why}"]
@@ -115,11 +120,12 @@ def _row(
         began = time.monotonic()
         absent += _fill_media(row, decoded, encoders, config)
         spent.encode += time.monotonic() - began
+        bytes_hash = file_hash(path)
     if title is not None:
         row |= {"text": title.pooled.tobytes(), "text_dim": title.pooled.shape[-1]}
         row |= {"text_tokens": title.tokens.tobytes(), "text_token_count": len(title.tokens)}
     row |= {"absent": sorted(absent), "status": "partial" if absent else "ok"}
-    row["content_hash"] = content_hash(path, one.title)
+    row["content_hash"] = f"{bytes_hash}:{title_hash(one.title)}"
     return row
 
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 
-def frame_indices(available: int, wanted: int) -> list[int]:
-    """Middle frames of `wanted` equal windows, strictly increasing; all frames when there are no more than wanted."""
+METHOD = "middles of equal time windows, no frame twice"  # part of the encoders' digest: change both together
+ROUNDING_S = 1e-4  # containers and float32 give a frame's time no better than this
+
+
+def frame_indices(starts_s: Sequence[float], end_s: float, wanted: int) -> list[int]:
+    """Strictly increasing: the frames on screen in the middle of `wanted` windows of equal time; all when there are no more.
+
+    Time, not frame number, decides: a phone's variable frame rate must not crowd the sample into its fast part. Where the
+    container's times do not increase, windows of equal frame count are used.
+    """
+    available = len(starts_s)
     if available <= wanted:
         return list(range(available))
-    return [(2 * i + 1) * available // (2 * wanted) for i in range(wanted)]
+    if any(later <= earlier for earlier, later in pairwise(starts_s)) or end_s <= starts_s[-1]:
+        return [(2 * i + 1) * available // (2 * wanted) for i in range(wanted)]
+    window = (end_s - starts_s[0]) / wanted
+    chosen: list[int] = []
+    for i in range(wanted):
+        shown = bisect_right(starts_s, starts_s[0] + window * (i + 0.5) + ROUNDING_S) - 1
+        after_the_last, before_the_rest = chosen[-1] + 1 if chosen else 0, available - (wanted - i)
+        chosen.append(min(max(shown, after_the_last), before_the_rest))
+    return chosen
 
 
 def window_samples(duration_s: float, windows: int, rate: int, most: int) -> list[tuple[int, int]]:

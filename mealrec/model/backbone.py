@@ -34,12 +34,8 @@ class SASRec(nn.Module):
         return out * mask[..., None]
 
 
-def last_state(states: Tensor) -> Tensor:
-    """Preference state h [B, D] of left-padded histories: the last position."""
-    return states[:, -1]
-
-
-def previous_state(states: Tensor, start: Tensor) -> Tensor:
-    """u_l = H_{l-1} [B, L, D]: the state before each position, `start` [D] before the first (model.md 2.3, no leak)."""
-    first = start.expand(states.shape[0], 1, -1).to(states.dtype)
-    return torch.cat([first, states[:, :-1]], 1)
+def previous_state(states: Tensor, mask: Tensor, start: Tensor) -> Tensor:
+    """u_l = H_{l-1} [B, L, D]: the state before each position, `start` [D] where nothing came before (2.3, no leak)."""
+    shifted = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+    has_past = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], 1)
+    return torch.where(has_past[..., None], shifted, start)

@@ -48,7 +48,9 @@ class AttentionLayer(nn.Module):
         """mask bool, broadcastable to [n, heads, l, l]: which key a query may see. A query with no key passes its
         residual only."""
         n, length, width = x.shape
-        q, k, v = self.qkv(self.norm_attention(x)).view(n, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(self.norm_attention(x)).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        )
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         # a fully masked row is 0 or NaN depending on the kernel: make it 0 everywhere
         attended = torch.where(mask.any(-1, keepdim=True), attended, torch.zeros_like(attended))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mealrec.model.backbone import SASRec, last_state, previous_state
+from mealrec.model.backbone import SASRec, previous_state
 from mealrec.model.content import Content
 from mealrec.model.fusion import Fusion
 from mealrec.model.guidance import TemporalGuidance
@@ -115,7 +115,7 @@ class MealRec(nn.Module):
         """u for every position [B, L, D]: stop-gradient ID-only state before it (2.3)."""
         with torch.no_grad():
             states = self.id_states(history)
-        return previous_state(states, self.null_user)
+        return previous_state(states, history > 0, self.null_user)
 
     def states(self, history: History) -> Tensor:
         out: Tensor = self.backbone(history.z, history.mask)
@@ -134,6 +134,3 @@ class MealRec(nn.Module):
     def scores(self, preference: Tensor, catalogue: Tensor) -> Tensor:
         """<hhat, zbar> / temperature: preference [m, D], catalogue [N + 1, D] -> [m, N + 1]."""
         return preference @ catalogue.T / self.settings.temperature
-
-
-__all__ = ["Encoded", "History", "MealRec", "last_state"]

@@ -105,8 +105,8 @@ class PreferenceDenoiser(nn.Module):
         rms = states.square().mean(-1, keepdim=True).add(1e-8).sqrt()
         features = torch.cat([states / rms, rms.log()], -1)
         b, length, width = states.shape
-        q = self.query(features).view(b, length, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(states).view(b, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q = self.query(features).view(b, length, self.heads, width // self.heads).transpose(1, 2)
+        k, v = self.key_value(states).view(b, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         allowed = causal_mask(mask)
         seen = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         seen = torch.where(allowed.any(-1, keepdim=True), seen, torch.zeros_like(seen))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -86,13 +87,20 @@ class Landing:
 
     def catalogue_fingerprint(self) -> str:
         """Digest of the catalogue and of the size and change time of every local video it points to."""
-        return digest([[row, self._stat(row["uri"])] for row in self.catalogue().to_pylist()])
+        return digest([[row, self.stat(row["uri"])] for row in self.catalogue().to_pylist()])
 
-    def _stat(self, uri: str | None) -> list[int] | None:
-        path = Path(self.resolve(uri)) if uri and ("://" not in uri or uri.startswith("file://")) else None
-        if path is None or not path.is_file():
+    def stat(self, uri: str | None) -> list[int] | None:
+        """Size and change time (ns) of the local file that a catalogue uri names; None where there is none to read."""
+        if not uri or ("://" in uri and not uri.startswith("file://")):
             return None
-        return [path.stat().st_size, path.stat().st_mtime_ns]
+        try:
+            found = Path(self.resolve(uri)).stat()
+        except (
+            OSError,
+            ValueError,
+        ):  # absent, not ours to read, a name too long or with a null byte: extract says which
+            return None
+        return [found.st_size, found.st_mtime_ns] if S_ISREG(found.st_mode) else None
 
 
 def locate(config: RunConfig) -> Landing:

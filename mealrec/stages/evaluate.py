@@ -19,7 +19,7 @@ from mealrec.config import RunConfig, digest
 from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import gains, hits, summarise
 from mealrec.evaluation.ranking import Ranked, baseline_scorer, baselines, model_scorer, rank_targets
-from mealrec.evaluation.salience import SalienceAuc, frame_auc
+from mealrec.evaluation.salience import frame_auc
 from mealrec.evaluation.significance import paired_bootstrap
 from mealrec.lake import Lake
 from mealrec.registry.tracking import EVALUATED_TAG, SUMMARY_TAG, Tracker
@@ -34,6 +34,7 @@ log = logging.getLogger("mealrec.evaluate")
 
 REPORT, PER_VIEWER, PAGE = "report.json", "per_viewer.parquet", "report.html"
 EVALUATION_SUMMARY = f"{SUMMARY_TAG}.evaluate"
+SALIENCE_VIEWERS = 200
 
 
 def evaluate(config: RunConfig, *, run_id: str = "") -> StageSummary:
@@ -104,7 +105,7 @@ def _report(
         for name, r in ranks.items()
         if name != "mealrec"
     }
-    salience = _salience(config, recommender)
+    salience = _salience(config, packed, recommender)
     return {
         "format": 1,
         "metrics": {"test": {name: summarise(r, ks) for name, r in ranks.items()}},
@@ -115,7 +116,7 @@ def _report(
         "data": packed.meta["versions"],
         "data_digest": digest(packed.meta["versions"], lake.root),
         "tokens": packed.meta["tokens"],
-        "salience": None if salience is None else salience._asdict(),
+        "salience": salience,
         "curves": json.loads((bundle_folder(lake, trained) / "curves.json").read_text()),
         "config": config.model_dump(mode="json"),
     }
@@ -145,20 +146,30 @@ def _slices(packed: Packed, ranked: dict[str, Ranked]) -> list[dict[str, Any]]:
     ]
 
 
-def _salience(config: RunConfig, recommender: Recommender) -> SalienceAuc | None:
-    """AUC of TCD's frame weights (item mode) where the truth is known; None elsewhere."""
+def _salience(config: RunConfig, packed: Packed, recommender: Recommender) -> dict[str, Any] | None:
+    """AUC of TCD's frame weights where the truth is known, None elsewhere: `auc` of every video in item mode (nobody's
+    eyes), `viewer_auc` of the histories of up to 200 viewers as each of them sees it."""
     landing = locate(config).root
     if config.model.tokens != "frames" or not (landing / TRUTH).is_file():
         return None
     truth = Truth.load(landing)
-    times, mask = recommender.content.times().numpy(), recommender.content.arrays["frame_mask"]
-    weights, salient = [], []
-    for index, video in enumerate(recommender.video_ids, start=1):
-        valid = np.asarray(mask[index]) & (times[index] >= 0)
-        if valid.any() and video in truth.salience:
-            weights.append(recommender.salience[index].numpy()[valid].astype(np.float64))
-            salient.append(np.array(truth.salient(video, times[index][valid].tolist())))
-    return frame_auc(weights, salient)
+    times, mask = recommender.content.times().numpy(), np.asarray(recommender.content.arrays["frame_mask"])
+    salient = {
+        index: np.array(truth.salient(video, times[index][mask[index]].tolist()))
+        for index, video in enumerate(recommender.video_ids, start=1)
+        if mask[index].any() and (times[index][mask[index]] >= 0).all() and video in truth.salience
+    }
+    general = recommender.salience.numpy().astype(np.float64)
+    found = frame_auc([general[i][mask[i]] for i in salient], list(salient.values()))
+    weights, truths = [], []
+    for viewer in range(0, packed.viewers, max(packed.viewers // SALIENCE_VIEWERS, 1)):
+        history = [int(i) for i in packed.history(viewer, "test")]
+        own = recommender.explain(history)
+        for index, row in zip(history[-len(own) :], own, strict=True):
+            if index in salient:
+                weights.append(row[mask[index]].astype(np.float64))
+                truths.append(salient[index])
+    return found._asdict() | {"viewer_auc": frame_auc(weights, truths).auc}
 
 
 def _write_per_viewer(path: Path, packed: Packed, ranked: dict[str, Ranked]) -> None:

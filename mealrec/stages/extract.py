@@ -15,16 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mealrec import __version__
-from mealrec.config import FeaturesConfig, RunConfig, digest
+from mealrec.config import RunConfig, digest
 from mealrec.features.encoders import digest_of
 from mealrec.features.extract import Extracted, plan, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
-from mealrec.features.rows import Wanted, bucket_of, content_hash
+from mealrec.features.held import HeldRow, figures, rows_in, unchanged
+from mealrec.features.rows import Wanted
 from mealrec.lake import SUMMARY_KEY, Lake, Provenance
 from mealrec.schema import FEATURES, QUARANTINE
 from mealrec.sources.landing import Landing, locate
 from mealrec.stages.summary import StageError, StageSummary
 
+STAGE = "extract"
 log = logging.getLogger("mealrec.extract")
 
 
@@ -36,65 +38,49 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     """
     began = time.monotonic()
     lake, landing = Lake(config.lake, config.work), landing or locate(config)
-    made_from = digest(
-        "extract", __version__, config.features, digest_of(config.features), landing.catalogue_fingerprint()
-    )
-    done = lake.committed(FEATURES, "extract", made_from)
-    if done is not None:
+    encoders = digest_of(config.features)
+    made_from = digest(STAGE, __version__, config.features, encoders, landing.catalogue_fingerprint())
+    done = lake.committed(FEATURES, STAGE, made_from)
+    if done is not None and lake.committed(QUARANTINE, STAGE, made_from) is not None:
         log.info("up to date: %s version %d", FEATURES, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
-    catalogue = [_wanted(landing, row) for row in landing.catalogue().to_pylist()]
-    kept = _unchanged(lake, landing, catalogue, config.features)
+    base = lake.version(FEATURES)
+    held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
+    catalogue, paths = _catalogue(landing)
+    kept = unchanged(held, catalogue, paths, config.features, encoders)
     todo = [w for w in catalogue if w.video_id not in kept]
     log.info("%d videos in the catalogue: %d unchanged, %d to do", len(catalogue), len(kept), len(todo))
-    blocks = plan(todo, config.features, datetime.now(UTC).date().isoformat())
-    extracted = run_blocks(config, lake, landing.root, blocks)
+    day = datetime.now(UTC).date().isoformat()
+    extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
     reasons = _reasons(lake, extracted.quarantine)
     _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
+    rows = [held[video] for video in sorted(kept)] + list(rows_in(lake, extracted.features).values())
     summary = StageSummary(
-        stage="extract",
+        stage=STAGE,
         seconds=round(time.monotonic() - began, 3),
         rows_in=len(catalogue),
-        rows_out=len(catalogue) - sum(reasons.values()),
+        rows_out=len(rows),
         quarantined=reasons,
         table=FEATURES,
-        details=_details(lake, extracted, len(kept)),
+        details=_details(rows, extracted, len(kept)),
     )
-    version = _commit(
-        lake, extracted, kept, catalogue, Provenance("extract", made_from, run_id, summary=summary.counts())
-    )
+    assert summary.rows_in == summary.rows_out + sum(reasons.values())
+    made = Provenance(STAGE, made_from, run_id, summary=summary.counts())
+    version = _commit(lake, extracted, held, kept, made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})
 
 
-def _wanted(landing: Landing, row: dict[str, Any]) -> Wanted:
-    path = _local(landing, row["uri"])
-    stat = f"{path.stat().st_size}:{path.stat().st_mtime_ns}" if path is not None and path.is_file() else ""
-    return Wanted(row["video_id"], row["uri"] or None, row["title"] or None, stat)
-
-
-def _local(landing: Landing, uri: str | None) -> Path | None:
-    resolved = landing.resolve(uri) if uri else ""
-    return Path(resolved) if resolved and "://" not in resolved else None
-
-
-def _unchanged(lake: Lake, landing: Landing, catalogue: list[Wanted], config: FeaturesConfig) -> set[str]:
-    """Ids whose committed row still holds: same encoders, and the same file by size and change time, else by content."""
-    if not lake.exists(FEATURES):
-        return set()
-    columns = ["video_id", "encoder_digest", "source_stat", "content_hash", "bucket"]
-    held = {row["video_id"]: row for row in lake.read(FEATURES, columns=columns).to_pylist()}
-    kept = set()
-    for one in catalogue:
-        row = held.get(one.video_id)
-        if row is None or row["encoder_digest"] != digest_of(config):
-            continue
-        if row["bucket"] != bucket_of(one.video_id, config.buckets) or bool(one.stat) != bool(row["source_stat"]):
-            continue
-        # size and change time tell most; the title is part of the content hash and must be compared through it
-        if row["content_hash"] == content_hash(_local(landing, one.uri) if one.stat else None, one.title):
-            kept.add(one.video_id)
-    return kept
+def _catalogue(landing: Landing) -> tuple[list[Wanted], dict[str, Path]]:
+    """Catalogue rows with the size and change time of their files, and where the files that are there lie."""
+    rows, paths = [], {}
+    for row in landing.catalogue().to_pylist():
+        uri, title = row["uri"] or None, (row["title"] or "").strip() or None
+        stat = landing.stat(uri)
+        if uri is not None and stat is not None:
+            paths[row["video_id"]] = Path(landing.resolve(uri))
+        rows.append(Wanted(row["video_id"], uri, title, f"{stat[0]}:{stat[1]}" if stat else ""))
+    return rows, paths
 
 
 def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
@@ -106,22 +92,11 @@ def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _details(lake: Lake, extracted: Extracted, reused: int) -> dict[str, Any]:
-    """Figures of the new parts; columns of arrays are not read."""
-    frames, absent = 0, Counter[str]()
-    filesystem, root = lake.filesystem(FEATURES)
-    for part in extracted.features:
-        with filesystem.open_input_file(f"{root}/{part}") as file:
-            table = pq.read_table(file, columns=["decoded_frames", "absent", "declared_frames"])
-        frames += int(pc.sum(table["decoded_frames"]).as_py() or 0)
-        for row in table.to_pylist():
-            if row["declared_frames"]:  # titles without a video lack the others by nature
-                absent.update(entry.partition(":")[0] for entry in row["absent"])
+def _details(rows: list[HeldRow], extracted: Extracted, reused: int) -> dict[str, Any]:
     return {
-        "done_now": extracted.decoded,
+        "done_now": extracted.done_now,
         "reused": reused,
-        "frames": frames,
-        "absent": dict(sorted(absent.items())),
+        **figures(rows),
         "seconds_decode": extracted.seconds_decode,
         "seconds_encode": extracted.seconds_encode,
     }
@@ -135,30 +110,36 @@ def _stop_when_too_bad(total: int, reasons: dict[str, int], share: float) -> Non
         )
 
 
-def _commit(lake: Lake, extracted: Extracted, kept: set[str], catalogue: list[Wanted], made: Provenance) -> int:
-    """Quarantine first: the features' commit is what marks the stage as done.
+def _commit(lake: Lake, extracted: Extracted, held: dict[str, HeldRow], kept: set[str], made: Provenance) -> int:
+    """One commit a table, quarantine first: the features' commit is what marks the stage as done.
 
-    When rows went stale, the rows that stay are rewritten beside the new parts (cost: the table once) and both replace the
-    old version in one transaction; otherwise the new parts are appended.
+    New parts are added; a file that also holds rows that no longer stand leaves the table, and its other rows are rewritten.
     """
-    quarantine = [p for p in extracted.quarantine if rows_in_part(lake, QUARANTINE, p)]
-    lake.commit_files(QUARANTINE, quarantine, made, mode="overwrite", partition_filters=[("stage", "=", "extract")])
+    rejected = [p for p in extracted.quarantine if rows_in_part(lake, QUARANTINE, p)]
+    if not _is_committed(lake, rejected, made.digest):  # it is when a run was killed between the two commits
+        lake.commit_files(QUARANTINE, rejected, made, mode="overwrite", partition_filters=[("stage", "=", STAGE)])
+    leaving: dict[str, list[str]] = {row.file: [] for video, row in held.items() if video not in kept}
+    for video in kept & held.keys():
+        if held[video].file in leaving:
+            leaving[held[video].file].append(video)
     parts = [p for p in extracted.features if rows_in_part(lake, FEATURES, p)]
-    held = lake.at(FEATURES).to_pyarrow_dataset().count_rows() if lake.exists(FEATURES) else 0
-    if held == len(kept):
-        return lake.commit_files(FEATURES, parts, made, mode="append")
-    return lake.commit_files(FEATURES, [*parts, *_carry_over(lake, kept, made.digest)], made, mode="overwrite")
+    parts += [_carry_over(lake, file, standing, made.digest) for file, standing in leaving.items() if standing]
+    return lake.commit_files(FEATURES, parts, made, mode="append", removes=sorted(leaving))
 
 
-def _carry_over(lake: Lake, kept: set[str], key: str) -> list[str]:
-    parts = []
-    dataset = lake.at(FEATURES).to_pyarrow_dataset()
-    wanted = pc.field("video_id").isin(pa.array(sorted(kept), pa.string()))
-    for number, batch in enumerate(dataset.to_batches(filter=wanted, batch_size=256)):
-        table = pa.Table.from_batches([batch])
-        for bucket in pc.unique(table["bucket"]).to_pylist():
-            part = f"bucket={bucket}/part-kept-{key}-{number}.parquet"
-            rows = table.filter(pc.equal(table["bucket"], bucket)).drop_columns(["bucket"]).to_pylist()
-            write_part(lake, FEATURES, part, rows)
-            parts.append(part)
-    return parts
+def _is_committed(lake: Lake, rejected: list[str], made_from: str) -> bool:
+    if lake.committed(QUARANTINE, STAGE, made_from) is None:
+        return False
+    return {f for f in lake.files(QUARANTINE) if f.startswith(f"stage={STAGE}/")} == set(rejected)
+
+
+def _carry_over(lake: Lake, file: str, standing: list[str], key: str) -> str:
+    """Rewrite the standing rows of a file that leaves the table; returns the new part."""
+    filesystem, root = lake.filesystem(FEATURES)
+    with filesystem.open_input_file(f"{root}/{file}") as source:
+        table = pq.read_table(source)
+    rows = table.filter(pc.is_in(table["video_id"], pa.array(standing, pa.string()))).to_pylist()
+    folder, _, name = file.rpartition("/")
+    part = f"{folder}/part-kept-{digest(key, name)}.parquet"
+    write_part(lake, FEATURES, part, rows)
+    return part

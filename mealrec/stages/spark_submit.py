@@ -25,6 +25,13 @@ from mealrec.stages.summary import StageError
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
 ROOT = Path(__file__).resolve().parents[2]
+# a Spark that outlives a killed caller would commit behind the back of the next run: Linux ends it with us
+DIES_WITH_US = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger) -> dict[str, Any]:
@@ -113,7 +120,7 @@ def _environment() -> dict[str, str]:
 def _run(command: list[str], environment: dict[str, str], noise: Path, log: logging.Logger, timeout_s: int) -> int:
     with noise.open("w") as kept:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-c", DIES_WITH_US, *command],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,  # spark-submit passes the Python driver's stderr on as its own stdout

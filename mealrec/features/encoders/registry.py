@@ -7,6 +7,7 @@ from mealrec.features.encoders.audio import AiSfx, audio_digest
 from mealrec.features.encoders.protocol import EncoderSet
 from mealrec.features.encoders.text import MiniLM, text_digest
 from mealrec.features.encoders.visual import EfficientNetLite0, visual_digest
+from mealrec.features.sampling import METHOD
 
 
 def digest_of(config: FeaturesConfig) -> str:
@@ -16,6 +17,7 @@ def digest_of(config: FeaturesConfig) -> str:
         audio_digest() if config.audio != "none" else None,
         text_digest(config.text_tokens) if config.text != "none" else None,
         config.thumbnail_height,
+        METHOD,
     )
 
 

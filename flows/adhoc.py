@@ -1,0 +1,19 @@
+"""Any single stage, for example on a given Ray cluster (config.ray.address)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.stages import TASKS
+from mealrec.config import RunConfig
+
+StageName = Literal["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend"]
+
+
+@flow(name="mealrec-adhoc", persist_result=False)
+def adhoc(config: RunConfig, stage: StageName) -> dict[str, Any]:
+    """Run one stage; returns its summary."""
+    summary: dict[str, Any] = TASKS[stage](config).model_dump()
+    return summary

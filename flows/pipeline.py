@@ -1,0 +1,47 @@
+"""The whole pipeline: raw logs and videos in, a promoted model and recommendations out."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import summary
+from flows.stages import evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
+from mealrec.config import RunConfig
+
+# stages start engines of their own that use every core: one at a time
+ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)
+
+
+@flow(name="mealrec-pipeline", task_runner=ONE_AT_A_TIME, persist_result=False)
+def pipeline(config: RunConfig) -> dict[str, Any]:
+    """Run every stage that is not up to date; returns the content of summary.json."""
+    began = time.monotonic()
+
+    landing = ingest.submit(config)
+    interactions = sessionize.submit(config, wait_for=[landing])
+    viewers = sequences.submit(config, wait_for=[interactions])
+    videos = extract.submit(config, wait_for=[landing, viewers])
+    model = train.submit(config, wait_for=[viewers, videos])
+    report = evaluate.submit(config, wait_for=[model])
+    decision = promote.submit(config, wait_for=[report])
+    served = recommend.submit(config, wait_for=[decision])
+
+    futures = {
+        "ingest": landing,
+        "sessionize": interactions,
+        "sequences": viewers,
+        "extract": videos,
+        "train": model,
+        "evaluate": report,
+        "promote": decision,
+        "recommend": served,
+    }
+    stages = {name: future.result() for name, future in futures.items()}
+    result = summary.summarise(config, stages, time.monotonic() - began)
+    summary.write(config, result)
+    summary.publish(result)
+    return result

@@ -1,0 +1,22 @@
+"""Promotion by hand: the gate for the newest evaluated model, or back to the version before."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+
+from flows.stages import promote as promote_stage
+from mealrec.config import RunConfig
+
+
+@flow(name="mealrec-promote", persist_result=False)
+def promote(config: RunConfig, action: Literal["promote", "rollback"] = "promote") -> dict[str, Any]:
+    """`promote` asks the gate and moves the aliases; `rollback` exchanges champion and previous."""
+    if action == "rollback":
+        from mealrec.stages.promote import rollback
+
+        version = rollback(config)
+        return {"version": version.version, "aliases": list(version.aliases)}
+    model: dict[str, Any] = promote_stage(config).details["model"]
+    return model

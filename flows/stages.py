@@ -1,0 +1,65 @@
+"""One Prefect task a stage: name and retries. What a stage does, whether it has anything to do and how long its engine may
+take (spark.timeout_s, features.decode_deadline_s, train.max_failures) is its own: a task's timeout can't interrupt it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
+from prefect.states import State, get_state_exception
+from prefect.tasks import Task
+
+from mealrec.config import RunConfig
+from mealrec.stages.summary import StageError, StageSummary
+
+Stage = Callable[..., StageSummary]
+STAGES = ("ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend")
+
+
+def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """A user's mistake or a refused input stays what it is; a lost process or a full disk may pass."""
+    try:
+        error = get_state_exception(state)
+        if hasattr(error, "__await__"):  # Prefect gives a coroutine where an event loop runs
+            return True
+    except ValueError:
+        return True
+    return not isinstance(error, (ValueError, StageError))
+
+
+def stage(name: str) -> Stage:
+    """The stage function, imported when it is called: a flow's import stays cheap."""
+
+    def run(config: RunConfig) -> StageSummary:
+        function = getattr(importlib.import_module(f"mealrec.stages.{name}"), name)
+        summary: StageSummary = function(config, run_id=str(flow_run.id or ""))
+        return summary
+
+    run.__name__, run.__doc__ = name, f"Stage `{name}`: see mealrec.stages.{name}."
+    return run
+
+
+def stage_task(name: str) -> Task[..., StageSummary]:
+    return task(
+        stage(name),
+        name=name,
+        retries=1,
+        retry_delay_seconds=5,
+        retry_condition_fn=worth_retrying,
+        persist_result=False,  # committed tables are the memory, not Prefect's results
+    )
+
+
+ingest = stage_task("ingest")
+sessionize = stage_task("sessionize")
+sequences = stage_task("sequences")
+extract = stage_task("extract")
+train = stage_task("train")
+evaluate = stage_task("evaluate")
+promote = stage_task("promote")
+recommend = stage_task("recommend")
+TASKS = dict(zip(STAGES, (ingest, sessionize, sequences, extract, train, evaluate, promote, recommend), strict=True))

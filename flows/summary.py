@@ -1,0 +1,79 @@
+"""summary.json of a run, and the same as artifacts for the Prefect UI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from mealrec.config import RunConfig
+from mealrec.lake import Lake
+from mealrec.sources.landing import locate
+from mealrec.stages.summary import StageSummary
+
+SUMMARY = "summary.json"
+
+
+def summarise(config: RunConfig, stages: dict[str, StageSummary], seconds: float) -> dict[str, Any]:
+    """The contract of summary.json, plus what a simulated platform lets us check."""
+    evaluated, promoted = stages["evaluate"].details, stages["promote"].details
+    out: dict[str, Any] = {
+        "stages": {name: s.model_dump(exclude={"stage"}) for name, s in stages.items()},
+        "metrics": evaluated["metrics"],
+        "salience": evaluated["salience"],
+        "model": promoted["model"],
+        "report": evaluated["report"],
+        "seconds": round(seconds, 2),
+    }
+    truth = _against_truth(config, stages)
+    return out | ({"truth": truth} if truth else {})
+
+
+def write(config: RunConfig, summary: dict[str, Any]) -> Path:
+    """Beside the tables of a local lake, in the work folder of a remote one."""
+    lake = Lake(config.lake, config.work)
+    folder = Path(lake.root) if lake.is_local else lake.work
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{SUMMARY}.part"
+    temporary.write_text(json.dumps(summary, indent=1))
+    return temporary.rename(folder / SUMMARY)
+
+
+def publish(summary: dict[str, Any]) -> None:
+    """Artifacts of the flow run: a table of stages and metrics, and a link to the report page."""
+    rows = ["| stage | rows in | rows out | quarantined | seconds | |", "|---|---:|---:|---|---:|---|"]
+    for name, s in summary["stages"].items():
+        rejected = ", ".join(f"{reason} {count}" for reason, count in s["quarantined"].items()) or "-"
+        state = "up to date" if s["skipped"] else ""
+        rows.append(f"| {name} | {s['rows_in']} | {s['rows_out']} | {rejected} | {s['seconds']:.1f} | {state} |")
+    rows += ["", "| system | HR@10 | NDCG@10 |", "|---|---:|---:|"]
+    for system, values in summary["metrics"]["test"].items():
+        rows.append(f"| {system} | {values['hr@10']:.4f} | {values['ndcg@10']:.4f} |")
+    model = summary["model"]
+    verdict = "passed" if model["gate"]["passed"] else "refused"
+    rows += ["", f"Model `{model['name']}` version {model['version']}, aliases {model['aliases']}; gate {verdict}:"]
+    rows += [f"- {reason}" for reason in model["gate"]["reasons"]]
+    create_markdown_artifact(
+        "\n".join(rows), key="mealrec-summary", description="Stages, metrics and the gate's decision"
+    )
+    create_link_artifact(Path(summary["report"]).as_uri(), key="mealrec-report", link_text="Evaluation report")
+
+
+def _against_truth(config: RunConfig, stages: dict[str, StageSummary]) -> dict[str, Any] | None:
+    """Quarantine counts beside those that the simulator planted; None where the source is not simulated."""
+    if config.source.kind != "simulated":
+        return None
+    from mealrec.sources.simulated.truth import Truth
+
+    truth = Truth.load(locate(config).root)
+    found = {name: stages[name].quarantined for name in truth.quarantine}
+    absent = {k: stages["extract"].details["absent"].get(k, 0) for k in truth.absent}
+    return {
+        "planted": truth.quarantine,
+        "found": found,
+        "absent_planted": truth.absent,
+        "absent_found": absent,
+        "equal": found == truth.quarantine and absent == truth.absent,
+    }

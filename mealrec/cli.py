@@ -1,0 +1,346 @@
+"""`mealrec ...`: one command a stage, plus simulate, ingest, run, demo. Imports are made where they are needed, so that
+`--help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mealrec.config import ConfigError, RunConfig, SourceConfig, load, override
+from mealrec.presets import PRESETS, preset
+
+app = typer.Typer(
+    help="Micro-video recommendation as a pipeline: Spark sessions, Ray features and training, MLflow promotion.\n\n"
+    "Start with `mealrec demo`. Your own logs and videos: `mealrec run --preset production --set source.directory=DIR`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+sources = typer.Typer(help="Read a public data set into landing files and a catalogue.", no_args_is_help=True)
+app.add_typer(sources, name="ingest")
+
+Preset = Annotated[str, typer.Option("--preset", "-p", help=f"Named configuration: {', '.join(PRESETS)}.")]
+Config = Annotated[Path | None, typer.Option("--config", help="JSON file of a configuration, instead of a preset.")]
+LakeDir = Annotated[str | None, typer.Option("--lake", help="Root of the tables: a folder or an object-store URI.")]
+Work = Annotated[str | None, typer.Option("--work", help="Local working folder; default <lake>/_work.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="section.key=value, repeatable, e.g. -s train.joint_epochs=5 -s seed=3."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")]
+
+
+def main() -> None:
+    """Entry point: exit status 0 done, 2 the user's input or configuration is wrong, 1 anything else, 130 interrupted."""
+    verbose = "--verbose" in sys.argv or "-v" in sys.argv
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.TyperException as error:  # an unknown command or option
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _stop("interrupted; run the same command again to go on where it stopped", 130)
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        _stop(f"error: {error}", 2 if isinstance(error, ValueError) else 1)
+
+
+@app.command()
+def demo(
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """The whole pipeline on a simulated platform, in ./var/demo. Run it again: everything is up to date.
+
+    Example: mealrec demo --set source.videos=60 --lake /tmp/small
+    """
+    _run(_configuration("demo", None, lake, work, settings), as_json, verbose)
+
+
+@app.command()
+def run(
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """The flow, without a server: every stage that is not up to date, then a table and the path of summary.json.
+
+    Example: MEALREC_DATA=./data mealrec run --preset bili-food
+    """
+    _run(_configuration(preset_name, config, lake, work, settings), as_json, verbose)
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Landing folder to write.")],
+    videos: Annotated[int, typer.Option(min=8, help="Videos.")] = 120,
+    viewers: Annotated[int, typer.Option(min=8, help="Viewers.")] = 400,
+    days: Annotated[int, typer.Option(min=2, help="Days of logs.")] = 14,
+    seed: Annotated[int, typer.Option(min=0, help="Everything follows from it.")] = 7,
+    clips: Annotated[Path | None, typer.Option(help="Cut topic segments from this folder of real clips.")] = None,
+    more_days: Annotated[int, typer.Option(min=0, help="Add days to a platform that is there.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A small platform with known truth: rendered videos, raw daily logs with planted faults, truth.json.
+
+    Example: mealrec simulate ./landing --videos 60 --viewers 200 --days 7
+    """
+    from mealrec.console import show_progress
+    from mealrec.sources.simulated import simulate as build
+
+    show_progress()
+    truth = build(out, videos=videos, viewers=viewers, days=days, seed=seed, clips=clips, more_days=more_days)
+    _answer({"rows": truth.rows, "quarantine": truth.quarantine, "absent": truth.absent, "out": str(out)}, as_json)
+
+
+@sources.command("ninerec")
+def ingest_ninerec(
+    directory: Annotated[Path, typer.Argument(help="Folder with sequential_data.txt and *_item.csv.")],
+    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
+    as_json: AsJson = False,
+) -> None:
+    """NineRec: sequential_data.txt (user item item ...) and *_item.csv (id, Chinese title, English title)."""
+    _ingest("ninerec", directory, lake, as_json)
+
+
+@sources.command("microlens")
+def ingest_microlens(
+    directory: Annotated[Path, typer.Argument(help="Folder with *_pairs.tsv or *_pairs.csv and *_titles.csv.")],
+    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
+    as_json: AsJson = False,
+) -> None:
+    """MicroLens: *_pairs.csv (user,item,timestamp) or *_pairs.tsv (sequences), and *_titles.csv (item,title)."""
+    _ingest("microlens", directory, lake, as_json)
+
+
+@app.command()
+def sessionize(
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Raw event files to interactions, items and sequences (Spark).
+
+    Example: mealrec sessionize --lake ./var/lake --set source.directory=./landing
+    """
+    _stages(["sessionize", "sequences"], _configuration(preset_name, config, lake, work, settings), as_json)
+
+
+@app.command()
+def extract(
+    videos: Annotated[Path | None, typer.Option(help="Take every file of this folder instead of a catalogue.")] = None,
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Decode and encode the catalogue's videos: each ends in features, or in quarantine with a reason (Ray).
+
+    Example: mealrec extract --videos ./clips --lake ./var/clips
+    """
+    from mealrec.lake import Lake
+    from mealrec.sources.folder import catalogue_of_folder
+    from mealrec.stages.extract import extract as stage
+
+    settled = _configuration(preset_name, config, lake, work, settings)
+    _begin()
+    landing = None
+    if videos is not None:
+        landing = catalogue_of_folder(videos, Lake(settled.lake, settled.work).folder("landing"))
+    _finish({"extract": stage(settled, landing=landing).model_dump(exclude={"stage"})}, as_json)
+
+
+def _stage_command(name: str, does: str) -> None:
+    def command(
+        preset_name: Preset = "production",
+        config: Config = None,
+        lake: LakeDir = None,
+        work: Work = None,
+        settings: Settings = None,
+        as_json: AsJson = False,
+        verbose: Verbose = False,
+    ) -> None:
+        _stages([name], _configuration(preset_name, config, lake, work, settings), as_json)
+
+    command.__doc__ = f"{does}\n\nExample: mealrec {name} --preset demo"
+    app.command(name)(command)
+
+
+_stage_command("train", "Train the model on Ray Train workers; resumes a run that was killed.")
+_stage_command("evaluate", "Rank every test target among all videos, beside the baselines; write the report page.")
+_stage_command("promote", "Register the evaluated model, ask the gate, move the aliases.")
+_stage_command("recommend", "Top K of every viewer from the champion to the recommendations table.")
+
+
+@app.command()
+def rollback(
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Back to the version that was champion before.
+
+    Example: mealrec rollback --preset demo
+    """
+    from mealrec.stages.promote import rollback as back
+
+    version = back(_configuration(preset_name, config, lake, work, settings))
+    _answer({"version": version.version, "aliases": list(version.aliases)}, as_json)
+
+
+@app.command()
+def report(
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+) -> None:
+    """Print the path of the evaluated model's report page.
+
+    Example: mealrec report --preset demo
+    """
+    from mealrec.stages.evaluate import evaluate
+
+    _begin()
+    summary = evaluate(_configuration(preset_name, config, lake, work, settings))
+    typer.echo(summary.details["report"])
+
+
+@app.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Print this preset as JSON, a start for --config.")] = None,
+) -> None:
+    """List the presets, or print one.
+
+    Example: mealrec presets demo > my.json
+    """
+    if name is not None:
+        typer.echo(preset(name).model_dump_json(indent=1))
+        return
+    for key, build in PRESETS.items():
+        typer.echo(f"{key:15} {(build.__doc__ or '').strip().splitlines()[0]}")
+
+
+def _configuration(
+    name: str, file: Path | None, lake: str | None, work: str | None, settings: list[str] | None
+) -> RunConfig:
+    """Preset or file, then --lake and --work, then --set: validated before any work."""
+    if file is not None:
+        try:
+            settled = load(json.loads(file.read_text()))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigError(f"--config {file}: {error}") from None
+    else:
+        settled = preset(name)
+    changes = [f"{key}={json.dumps(value)}" for key, value in (("lake", lake), ("work", work)) if value is not None]
+    return override(settled, [*changes, *(settings or [])])
+
+
+def _run(config: RunConfig, as_json: bool, verbose: bool) -> None:
+    from mealrec.console import print_summary, show_progress
+    from mealrec.lake import Lake
+
+    show_progress(verbose=verbose)
+    lake = Lake(config.lake, config.work)
+    _prefect_in_process(lake.folder("prefect"))
+    from flows.pipeline import pipeline
+    from flows.summary import SUMMARY
+
+    summary = pipeline(config)
+    path = (Path(lake.root) if lake.is_local else lake.work) / SUMMARY
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    print_summary(summary)
+    typer.echo(str(path))
+
+
+def _prefect_in_process(home: Path) -> None:
+    """Prefect without a server: its state lies beside the run, it reports nothing, and logs of ours are shown once."""
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    }
+
+
+def _ingest(kind: Any, directory: Path, lake: str, as_json: bool) -> None:
+    from mealrec.stages.ingest import ingest
+
+    _begin()
+    config = RunConfig(lake=lake, source=SourceConfig(kind=kind, directory=str(directory)))
+    _finish({"ingest": ingest(config).model_dump(exclude={"stage"})}, as_json)
+
+
+def _stages(names: list[str], config: RunConfig, as_json: bool) -> None:
+    _begin()
+    done = {}
+    for name in names:
+        function = getattr(importlib.import_module(f"mealrec.stages.{name}"), name)
+        done[name] = function(config).model_dump(exclude={"stage"})
+    _finish(done, as_json)
+
+
+def _begin() -> None:
+    from mealrec.console import show_progress
+
+    show_progress()
+
+
+def _finish(stages: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"stages": stages}))
+        return
+    from rich.console import Console
+
+    from mealrec.console import stage_table
+
+    Console().print(stage_table(stages))
+    for name, stage in stages.items():
+        typer.echo(f"{name}: {json.dumps(stage['details'])}")
+
+
+def _answer(data: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(data, indent=None if as_json else 1))
+
+
+def _stop(message: str, status: int) -> None:
+    typer.echo(message, err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

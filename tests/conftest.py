@@ -1,0 +1,67 @@
+"""Fixtures that several rooms share: where real data lies, and a small packed dataset made from nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mealrec.data.packed import Packed, training_part
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data; tests that need it skip where it is absent."""
+    folder = os.environ.get("MEALREC_DATA")
+    if not folder:
+        pytest.skip("MEALREC_DATA is not set: no real data here")
+    return Path(folder)
+
+
+def write_packed(
+    folder: Path, *, viewers: int = 40, items: int = 30, frames: int = 4, widths: tuple[int, int, int] = (6, 5, 7)
+) -> Packed:
+    """A packed dataset with random content and noisy cyclic sequences (i is followed by i + 1); some videos lack modalities."""
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for _ in range(viewers):
+        start, length = int(rng.integers(items)), int(rng.integers(4, 12))
+        steps = np.unique((start + np.arange(length)) % items + 1, return_index=True)
+        rows.append(steps[0][np.argsort(steps[1])])
+    sequence = np.concatenate(rows).astype(np.int64)
+    offsets = np.cumsum([0, *[len(r) for r in rows]]).astype(np.int64)
+    mask = np.zeros((items + 1, frames), dtype=bool)
+    for item in range(1, items + 1):
+        mask[item, : rng.integers(1, frames + 1)] = True
+    available = np.ones((items + 1, 3), dtype=bool)
+    available[0] = False
+    available[3, 1] = False  # no sound
+    available[4, 2] = False  # no title
+    available[5], mask[5] = False, False  # nothing at all: known by its ID alone
+    arrays = {
+        "visual": rng.normal(size=(items + 1, frames, widths[0])).astype(np.float16),
+        "audio": rng.normal(size=(items + 1, frames, widths[1])).astype(np.float16),
+        "text": rng.normal(size=(items + 1, widths[2])).astype(np.float16),
+        "position": np.tile(np.arange(frames) / frames, (items + 1, 1)).astype(np.float32),
+        "times": np.where(mask, np.arange(frames) * 500, -1).astype(np.int64),
+        "frame_mask": mask,
+        "available": available,
+        "train_count": np.bincount(training_part(sequence, offsets)[0], minlength=items + 1),
+        "sequence": sequence,
+        "offsets": offsets,
+        "viewers": np.array([f"u{n}" for n in range(viewers)]),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "items.json").write_text(json.dumps([f"v{n}" for n in range(1, items + 1)]))
+    (folder / "meta.json").write_text(json.dumps({"held_out": 2, "tokens": "frames", "versions": {}}))
+    return Packed.open(folder)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Packed:
+    return write_packed(tmp_path / "packed")

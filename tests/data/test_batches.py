@@ -1,0 +1,89 @@
+"""Windows and batches: every transition once, however many workers share the rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from mealrec.data.batches import Batch, Windows, evaluation_batches, steps_per_epoch, training_batches
+from mealrec.data.packed import Packed
+
+
+def transitions(batches: list[Batch]) -> Counter[tuple[int, int]]:
+    out: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        keep = batch.target > 0
+        out.update(zip(batch.history[keep].tolist(), batch.target[keep].tolist(), strict=True))
+    return out
+
+
+def expected(packed: Packed) -> Counter[tuple[int, int]]:
+    out: Counter[tuple[int, int]] = Counter()
+    for viewer in range(packed.viewers):
+        row = packed.history(viewer, "train").tolist()
+        out.update(itertools.pairwise(row))
+    return out
+
+
+@pytest.mark.parametrize("max_history", [2, 3, 8])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_training_transition_is_seen_once(packed: Packed, max_history: int, world: int) -> None:
+    windows = Windows.of(packed, max_history)
+    shared = [
+        list(training_batches(packed, windows, batch_size=7, seed=1, epoch=4, rank=r, world=world))
+        for r in range(world)
+    ]
+    assert {len(b) for b in shared} == {steps_per_epoch(windows, 7)}
+    assert transitions([b for rank in shared for b in rank]) == expected(packed)
+    for step in zip(*shared, strict=True):
+        held = sum(int((b.target > 0).sum()) for b in step)
+        assert {b.positions for b in step} == {held}
+
+
+def test_epochs_differ_and_repeat_with_the_seed(packed: Packed) -> None:
+    windows = Windows.of(packed, 8)
+
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return [
+            b.target[:, -1].tolist() for b in training_batches(packed, windows, batch_size=7, seed=seed, epoch=epoch)
+        ]
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_evaluation_holds_out_the_right_item(packed: Packed, split: str) -> None:
+    back = 2 if split == "valid" else 1
+    seen = 0
+    for viewers, batch in evaluation_batches(packed, split, max_history=50, batch_size=6):  # type: ignore[arg-type]
+        for row, viewer in enumerate(viewers):
+            whole = packed.sequence[packed.offsets[viewer] : packed.offsets[viewer + 1]].tolist()
+            assert int(batch.target[row, -1]) == whole[-back]
+            assert batch.history[row][batch.history[row] > 0].tolist() == whole[:-back]
+            seen += 1
+    assert seen == packed.viewers
+
+
+def test_popularity_counts_training_interactions_alone(packed: Packed) -> None:
+    counts = Counter(i for v in range(packed.viewers) for i in packed.history(v, "train").tolist())
+    assert packed.content.train_count().tolist() == [counts[i] for i in range(packed.items + 1)]
+
+
+def test_a_missing_array_is_named(packed: Packed) -> None:
+    (packed.root / "text.npy").unlink()
+    with pytest.raises(ValueError, match="content arrays missing: text"):
+        Packed.open(packed.root)
+    with pytest.raises(ValueError, match=r"meta\.json, sequence\.npy, offsets\.npy missing"):
+        Packed.open(Path(packed.root).parent)
+
+
+def test_content_follows_its_index(packed: Packed) -> None:
+    content = packed.content.gather(torch.tensor([7, 2]))
+    assert torch.equal(content.visual[0], torch.from_numpy(packed.content.arrays["visual"][7].astype("float32")))
+    assert torch.equal(content.frame_mask[1], torch.from_numpy(packed.content.arrays["frame_mask"][2]))

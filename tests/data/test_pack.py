@@ -1,0 +1,109 @@
+"""From tables to arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mealrec.data.pack import pack
+from mealrec.data.packed import Packed
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import FEATURES, ITEMS, SCHEMAS, SEQUENCES
+
+MADE = Provenance("test", "d")
+
+
+def half(*shape: int, start: int) -> bytes:
+    return (np.arange(np.prod(shape)).reshape(shape) + start).astype(np.float16).tobytes()
+
+
+def rows(table: str, data: list[dict[str, object]]) -> pa.Table:
+    full = [{name: row.get(name) for name in SCHEMAS[table].names} for row in data]
+    return pa.Table.from_pylist(full, schema=SCHEMAS[table])
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.write(ITEMS, rows(ITEMS, [{"video_id": f"v{i}", "item_index": i} for i in (3, 1, 2)]), MADE)
+    sequences = [
+        {"user_id": "b", "item_index": [3, 2, 1], "bucket": 0},
+        {"user_id": "a", "item_index": [1, 2], "bucket": 1},
+    ]
+    lake.write(SEQUENCES, rows(SEQUENCES, sequences), MADE)
+    features = [
+        {
+            "video_id": "v2",
+            "visual": half(2, 3, start=0),
+            "visual_frames": 2,
+            "visual_dim": 3,
+            "audio": half(2, 2, start=50),
+            "audio_slots": 2,
+            "audio_dim": 2,
+            "token_times_ms": [1000, 3000],
+            "duration_ms": 4000,
+            "bucket": 0,
+        },
+        {
+            "video_id": "v1",
+            "text": half(4, start=9),
+            "text_tokens": half(3, 4, start=1),
+            "text_token_count": 3,
+            "text_dim": 4,
+            "token_times_ms": [],
+            "bucket": 1,
+        },
+        {"video_id": "stranger", "text": half(4, start=0), "text_dim": 4, "token_times_ms": [], "bucket": 1},
+    ]
+    lake.write(FEATURES, rows(FEATURES, features), MADE)
+    return lake
+
+
+def packed(lake: Lake, out: Path, tokens: str, frames: int) -> Packed:
+    versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
+    return Packed.open(pack(lake, versions, out, tokens=tokens, frames=frames, say=lambda line: None))  # type: ignore[arg-type]
+
+
+def test_frames_and_sound_land_at_their_items(lake: Lake, tmp_path: Path) -> None:
+    data = packed(lake, tmp_path / "out", "frames", 3)
+    arrays = data.content.arrays
+    assert data.item_ids() == ["v1", "v2", "v3"]
+    assert arrays["visual"][2].tolist() == [[0, 1, 2], [3, 4, 5], [0, 0, 0]]
+    assert arrays["audio"][2].tolist() == [[50, 51], [52, 53], [0, 0]]
+    assert arrays["frame_mask"].tolist() == [[False] * 3, [False] * 3, [True, True, False], [False] * 3]
+    assert arrays["available"][1:].tolist() == [[False, False, True], [True, True, False], [False] * 3]
+    assert arrays["times"][2].tolist() == [1000, 3000, -1]
+    assert arrays["position"][2].tolist() == [0.25, 0.75, 0.0]
+
+
+def test_title_words_can_stand_in_for_frames(lake: Lake, tmp_path: Path) -> None:
+    data = packed(lake, tmp_path / "out", "title", 2)
+    arrays = data.content.arrays
+    assert arrays["visual"][1].tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert arrays["text"][1].tolist() == [9, 10, 11, 12]
+    assert data.content.dims["audio_dim"] == 0
+    assert arrays["times"].max() == -1
+
+
+def test_sequences_are_ordered_by_viewer(lake: Lake, tmp_path: Path) -> None:
+    data = packed(lake, tmp_path / "out", "frames", 3)
+    assert data.user_ids().tolist() == ["a", "b"]
+    assert data.sequence.tolist() == [1, 2, 3, 2, 1]
+    assert data.history(1, "test").tolist() == [3, 2] and data.target(1, "test") == 1
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole(lake: Lake, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "out.building").mkdir()
+    (tmp_path / "out.building" / "meta.json").write_text("{}")
+    assert packed(lake, out, "frames", 3).items == 3
+    assert not (tmp_path / "out.building").exists()
+
+
+def test_an_item_index_with_holes_is_refused(lake: Lake, tmp_path: Path) -> None:
+    lake.write(ITEMS, rows(ITEMS, [{"video_id": "v1", "item_index": 1}, {"video_id": "v3", "item_index": 3}]), MADE)
+    with pytest.raises(ValueError, match="not dense from 1 to 2"):
+        packed(lake, tmp_path / "out", "frames", 3)

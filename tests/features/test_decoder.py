@@ -1,0 +1,163 @@
+"""Decoding in a child that may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mealrec.config import FeaturesConfig
+from mealrec.features import decoder as decoder_module
+from mealrec.features.decoder import Decoded, Decoder, DecoderError
+from mealrec.features.probe import VideoRejected
+from tests.features.conftest import RATE
+
+pytestmark = pytest.mark.media
+
+CONFIG = FeaturesConfig(frames=4, frame_size=32)
+HEAR = "import sys, time, os, signal, json\nprint('ready', flush=True)\nline = sys.stdin.readline()\n"
+# sleeps through SIGTERM; holds the GIL in native code (a catastrophic regular expression), as decord may
+DEAF = HEAR + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)"
+SPINNING = HEAR + "import re\nre.match(r'(a|a)+$', 'a' * 60 + 'b')"
+CRASHING = HEAR + "os.kill(os.getpid(), signal.SIGSEGV)"
+BABBLING = HEAR + "print('no JSON', flush=True)\ntime.sleep(60)"
+BOASTING = HEAR + (
+    "print(json.dumps({'ok': True, 'frames': [4, 10**6, 10**6, 3], 'times_ms': [1, 2, 3, 4]}), flush=True)\ntime.sleep(60)"
+)
+
+
+def stub(program: str, deadline: float = 30.0) -> Decoder:
+    config = CONFIG.model_copy(update={"decode_deadline_s": deadline})
+    return Decoder(config, audio_rate=0, audio_samples=0, command=[sys.executable, "-c", program])
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    with Decoder(CONFIG, audio_rate=RATE, audio_samples=20_000) as one:
+        yield one
+
+
+def levels(decoded: Decoded) -> list[int]:
+    """The grey levels of the frames as the numbers that the renderer gave them."""
+    return [round((float(frame.mean()) - 10) / 8) for frame in decoded.frames]
+
+
+def rejection(decoder: Decoder, path: Path) -> VideoRejected:
+    with pytest.raises(VideoRejected) as caught:
+        decoder.decode(path)
+    return caught.value
+
+
+def test_the_frames_are_those_that_were_asked_for_with_their_times(decoder: Decoder, clips: Path) -> None:
+    decoded = decoder.decode(clips / "sound.mp4")
+    assert decoded.frames.shape == (4, 32, 32, 3)
+    assert levels(decoded) == [3, 9, 15, 21]  # middles of four windows of six frames
+    assert decoded.times_ms == [250, 750, 1250, 1750]
+    assert (decoded.duration_ms, decoded.declared_frames) == (2000, 24)
+    assert (decoded.width, decoded.height) == (96, 64)
+    assert decoded.warnings == []
+
+
+def test_sound_is_cut_to_the_windows_of_the_frames(decoder: Decoder, clips: Path) -> None:
+    decoded = decoder.decode(clips / "sound.mp4")
+    assert decoded.sound is not None and decoded.sound.shape == (4, 20_000)
+    spectrum = np.abs(np.fft.rfft(decoded.sound[1]))
+    assert abs(np.fft.rfftfreq(20_000, 1 / RATE)[spectrum.argmax()] - 440) < 5
+
+
+def test_absent_sound_says_why(decoder: Decoder, clips: Path) -> None:
+    silent, short = decoder.decode(clips / "silent.mp4"), decoder.decode(clips / "short_sound.mp4")
+    assert (silent.sound, silent.audio_absent) == (None, "no_audio_stream")
+    assert (short.sound, short.audio_absent) == (None, "audio_short")
+    assert "of 2.00 s" in short.warnings[0]
+
+
+def test_one_frame_is_not_repeated(decoder: Decoder, clips: Path) -> None:
+    assert decoder.decode(clips / "one_frame.mp4").frames.shape == (1, 32, 32, 3)
+
+
+def test_a_variable_frame_rate_is_sampled_by_time(decoder: Decoder, clips: Path) -> None:
+    decoded = decoder.decode(clips / "vfr.mp4")
+    assert min(levels(decoded)) >= 12, "the fast first part lasts 240 ms of 3.8 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cut.mp4", "unreadable"), ("audio_only.mp4", "no_video_stream"), ("text.mp4", "unreadable")]
+)
+def test_a_broken_file_is_rejected_with_its_reason_and_the_next_one_decodes(
+    decoder: Decoder, clips: Path, name: str, reason: str
+) -> None:
+    first, second = rejection(decoder, clips / name), rejection(decoder, clips / name)
+    assert first.reason == reason
+    assert first.detail == second.detail, "the same file is described in the same words"
+    assert len(decoder.decode(clips / "silent.mp4").frames) == 4
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [({"max_seconds": 1.0}, "too_long"), ({"max_pixels": 96 * 64 - 1}, "too_many_pixels")]
+)
+def test_bounds_are_held_inside_the_child(clips: Path, limit: dict[str, float], reason: str) -> None:
+    with Decoder(CONFIG.model_copy(update=limit), audio_rate=0, audio_samples=0) as bounded:
+        assert rejection(bounded, clips / "silent.mp4").reason == reason
+
+
+@pytest.mark.parametrize("program", [DEAF, SPINNING], ids=["deaf to SIGTERM", "spinning with the GIL held"])
+def test_a_child_that_hangs_is_killed_at_its_deadline(clips: Path, program: str) -> None:
+    with stub(program, deadline=0.5) as hanging:
+        child = hanging._child()
+        began = time.monotonic()
+        assert rejection(hanging, clips / "silent.mp4").reason == "decode_timeout"
+        assert time.monotonic() - began < 5
+        assert child.poll() is not None, "nothing is left running"
+
+
+@pytest.mark.parametrize("program", [CRASHING, BABBLING, BOASTING], ids=["crash", "nonsense", "too large an answer"])
+def test_a_child_that_crashes_or_talks_nonsense_costs_one_video_and_is_replaced(clips: Path, program: str) -> None:
+    with stub(program) as failing:
+        assert rejection(failing, clips / "silent.mp4").reason == "decoder_crashed"
+        failing.command = list(decoder_module.CHILD)
+        assert len(failing.decode(clips / "silent.mp4").frames) == 4
+
+
+def test_the_child_is_recycled_after_a_number_of_videos(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "RECYCLE_AFTER", 2)
+    with Decoder(CONFIG, audio_rate=0, audio_samples=0) as recycled:
+        seen = set()
+        for _ in range(3):
+            seen.add(recycled._child().pid)
+            recycled.decode(clips / "one_frame.mp4")
+    assert len(seen) == 2
+
+
+def test_a_decoder_that_does_not_start_blames_no_video(clips: Path) -> None:
+    with stub("raise SystemExit(3)") as broken, pytest.raises(DecoderError, match="run it by hand"):
+        broken.decode(clips / "silent.mp4")
+
+
+def test_the_child_may_not_write_files_nor_outlive_its_parent(clips: Path) -> None:
+    program = (
+        "import os, signal, sys, time\n"
+        "from mealrec.config import FeaturesConfig\n"
+        "from mealrec.features.decoder import Decoder\n"
+        "child = Decoder(FeaturesConfig(), audio_rate=0, audio_samples=0)._child()\n"
+        "limits = open(f'/proc/{child.pid}/limits').read()\n"
+        "assert [l.split()[3] for l in limits.splitlines() if l.startswith('Max file size')] == ['0'], limits\n"
+        "os.kill(child.pid, signal.SIGSTOP)\n"  # it can't notice a closed pipe
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    pid = int(done.stdout)
+    for _ in range(50):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail(f"the decoder's child {pid} outlived its parent")

@@ -1,0 +1,211 @@
+"""The stage on a small landing folder: real Ray, real decoding, one row a video."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from PIL import Image
+
+from mealrec.cluster import ray_cluster
+from mealrec.config import RayConfig, RunConfig, override
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
+from mealrec.stages.extract import extract
+from mealrec.stages.summary import StageError
+
+pytestmark = [pytest.mark.ray, pytest.mark.media]
+
+Make = Callable[[list[dict[str, Any]]], Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One cluster for all tests here: a stage that finds Ray connected uses it and leaves it running."""
+    with ray_cluster(RayConfig(num_cpus=2, object_store_mb=80)):
+        yield
+
+
+def row(video: str, uri: str | None = None, title: str | None = None) -> dict[str, Any]:
+    return {"video_id": video, "uri": uri, "title": title}
+
+
+def features(config: RunConfig) -> dict[str, dict[str, Any]]:
+    found = Lake(config.lake).read(FEATURES).to_pylist()
+    assert len({r["video_id"] for r in found}) == len(found), "one row a video"
+    return {r["video_id"]: r for r in found}
+
+
+def quarantined(config: RunConfig) -> dict[str, str]:
+    found = Lake(config.lake).read(QUARANTINE, filters=pc.field("stage") == "extract").to_pylist()
+    assert len({r["key"] for r in found}) == len(found), "one row a video"
+    return {r["key"]: r["reason"] for r in found}
+
+
+@pytest.fixture
+def platform(make_landing: Make, clips: Path) -> Path:
+    """Four good videos and two bad ones below landing/videos."""
+    names = {"a": "sound.mp4", "b": "silent.mp4", "c": "one_frame.mp4", "d": "vfr.mp4", "e": "cut.mp4"}
+    root = make_landing([row(v, f"videos/{v}.mp4") for v in [*names, "f"]])
+    for video, name in names.items():
+        shutil.copy(clips / name, root / "videos" / f"{video}.mp4")
+    return root
+
+
+@pytest.mark.slow
+def test_every_video_ends_in_exactly_one_table_with_every_modality_or_the_reason_why_not(
+    make_landing: Make, run_config: RunConfig, clips: Path
+) -> None:
+    names = ("sound", "silent", "short_sound", "one_frame", "cut", "audio_only", "text", "zero")
+    rows = [row(n, str(clips / f"{n}.mp4"), f"title of {n}") for n in names]
+    rows += [row("untitled", str(clips / "sound.mp4"), "  "), row("title only", None, "spicy noodles"), row("nothing")]
+    rows += [
+        row("gone", "videos/gone.mp4", "x"),
+        row("out", "../../etc/passwd", "x"),
+        row("web", "http://a/b.mp4", "x"),
+    ]
+    make_landing(rows)
+    config = override(
+        run_config,
+        [
+            "features.audio=aisfx",
+            "features.text=minilm",
+            "features.thumbnail_height=32",
+            "features.max_quarantine_share=0.9",
+        ],
+    )
+    summary = extract(config)
+    good, bad = features(config), quarantined(config)
+
+    assert bad == {
+        "cut": "unreadable",
+        "audio_only": "no_video_stream",
+        "text": "not_a_video",
+        "zero": "empty_file",
+        "nothing": "no_content",
+        "gone": "missing_file",
+        "out": "uri_not_allowed",
+        "web": "uri_not_allowed",
+    }
+    assert {v: (r["status"], r["absent"]) for v, r in good.items()} == {
+        "sound": ("ok", []),
+        "silent": ("partial", ["audio:no_audio_stream"]),
+        "short_sound": ("partial", ["audio:audio_short"]),
+        "one_frame": ("partial", ["audio:no_audio_stream"]),
+        "untitled": ("partial", ["text:no_title"]),
+        "title only": ("partial", ["audio:no_uri", "video:no_uri"]),
+    }
+    assert (summary.rows_in, summary.rows_out, summary.version) == (14, 6, 0)
+    assert summary.quarantined["uri_not_allowed"] == 2 and sum(summary.quarantined.values()) == 8
+    assert summary.details["absent"] == {"audio": 3, "text": 1}
+    assert summary.details["frames"] == 2 + 2 + 2 + 1 + 2
+
+    whole = good["sound"]
+    for name, shape in {"visual": (2, 1280), "audio": (2, 512), "text": (1, 384), "text_tokens": (3, 384)}.items():
+        values = np.frombuffer(whole[name], np.float16).reshape(shape)
+        assert np.isfinite(values).all() and values.any(), name
+    assert (whole["visual_frames"], whole["visual_dim"]) == (2, 1280)
+    assert (whole["audio_slots"], whole["audio_dim"]) == (2, 512)
+    assert (whole["text_token_count"], whole["text_dim"]) == (3, 384)
+    assert whole["token_times_ms"] == [500, 1500]
+    assert [Image.open(io.BytesIO(t)).size for t in whole["thumbnails"]] == [(48, 32)] * 2
+    assert good["one_frame"]["visual_frames"] == 1
+    assert good["title only"]["visual"] is None and good["title only"]["text_token_count"] == 2
+
+
+def test_a_run_again_has_nothing_to_do(platform: Path, run_config: RunConfig) -> None:
+    first = extract(run_config)
+    again = extract(run_config)
+    assert (first.skipped, again.skipped) == (False, True)
+    assert again.counts() == first.counts() and again.version == first.version
+
+
+def test_only_what_is_new_or_changed_is_decoded_again(platform: Path, run_config: RunConfig, clips: Path) -> None:
+    first = extract(run_config)
+    before = features(run_config)
+    assert (first.details["done_now"], first.details["reused"]) == (6, 0)
+
+    shutil.copy(clips / "sound.mp4", platform / "videos" / "b.mp4")  # changed
+    (platform / "videos" / "c.mp4").touch()  # another time, the same bytes
+    shutil.copy(clips / "silent.mp4", platform / "videos" / "g.mp4")  # new
+    catalogue = [row(v, f"videos/{v}.mp4") for v in "abcefg"]  # d left; e and f are still bad
+    (platform / "catalogue.jsonl").write_text("".join(json.dumps(r) + "\n" for r in catalogue))
+    second = extract(run_config)
+    after = features(run_config)
+
+    assert (second.details["done_now"], second.details["reused"]) == (4, 2)  # b, g, and the rejected e and f once more
+    assert sorted(after) == ["a", "b", "c", "g"] and sorted(quarantined(run_config)) == ["e", "f"]
+    assert after["a"] == before["a"] and after["c"] == before["c"]
+    assert after["b"]["content_hash"] == after["a"]["content_hash"] != before["b"]["content_hash"]
+    assert second.details["frames"] == 2 + 2 + 1 + 2, "figures are of the whole table, not of this run"
+    assert Lake(run_config.lake).read(FEATURES, first.version).num_rows == 4, "the older version stays readable"
+
+
+def test_too_many_bad_videos_stop_the_stage_before_it_commits(platform: Path, run_config: RunConfig) -> None:
+    strict = override(run_config, ["features.max_quarantine_share=0.3"])
+    with pytest.raises(StageError, match="2 of 6 videos rejected"):
+        extract(strict)
+    assert not Lake(strict.lake).exists(FEATURES) and not Lake(strict.lake).exists(QUARANTINE)
+
+
+def test_killed_between_its_two_commits_the_stage_ends_the_same(
+    platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    real = Lake.commit_files
+
+    def killed_at_the_second(self: Lake, table: str, *args: Any, **kwargs: Any) -> int:
+        if table == FEATURES:
+            raise Killed
+        return real(self, table, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit_files", killed_at_the_second)
+        with pytest.raises(Killed):
+            extract(run_config)
+    assert not Lake(run_config.lake).exists(FEATURES)
+    summary = extract(run_config)
+    assert summary.details["done_now"] == 0, "finished parts are found"
+    assert (sorted(features(run_config)), sorted(quarantined(run_config))) == (["a", "b", "c", "d"], ["e", "f"])
+    assert Lake(run_config.lake).version(QUARANTINE) == 0, "and not committed twice"
+
+
+def test_quarantine_rows_of_other_stages_stay(platform: Path, run_config: RunConfig) -> None:
+    other = dict.fromkeys(SCHEMAS[QUARANTINE].names) | {"reason": "future", "key": "e1"}
+    other |= {"stage": "sessionize", "ingest_date": "2026-01-01"}
+    lake = Lake(run_config.lake)
+    lake.write(QUARANTINE, pa.Table.from_pylist([other], schema=SCHEMAS[QUARANTINE]), Provenance("sessionize", "d"))
+    extract(run_config)
+    reasons = sorted(r["reason"] for r in lake.read(QUARANTINE).to_pylist())
+    assert reasons == ["future", "missing_file", "unreadable"]
+
+
+@pytest.mark.slow
+def test_every_real_and_every_hostile_clip_ends_in_exactly_one_table(
+    run_config: RunConfig, make_landing: Make, real_data: Path
+) -> None:
+    files = sorted(p for folder in ("real", "hostile") for p in (real_data / "clips" / folder).iterdir())
+    make_landing([row(f"{p.parent.name}/{p.name}", str(p)) for p in files])
+    config = override(run_config, ["features.audio=aisfx", "features.actors=2"])
+    summary = extract(config)
+    good, bad = set(features(config)), quarantined(config)
+    assert not good & set(bad)
+    assert len(good) + len(bad) == len(files) == 70
+    assert all(name.startswith("hostile/") for name in bad), "every real clip decodes"
+    assert summary.quarantined == {
+        "empty_file": 1,
+        "no_video_stream": 2,
+        "not_a_video": 2,
+        "undecodable": 4,
+        "unreadable": 4,
+    }

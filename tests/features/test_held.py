@@ -1,0 +1,85 @@
+"""Whose committed row still stands."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mealrec.config import FeaturesConfig
+from mealrec.features.held import HeldRow, figures, unchanged
+from mealrec.features.rows import Wanted, bucket_of, title_hash
+
+CONFIG = FeaturesConfig()
+DATA = b"bytes of a video"
+ROW = HeldRow(
+    file=f"bucket={bucket_of('v', CONFIG.buckets)}/part-1.parquet",
+    encoder_digest="enc",
+    content_hash=f"{hashlib.sha256(DATA).hexdigest()}:{title_hash('rice')}",
+    source_stat="16:1",
+    absent=(),
+    declared_frames=24,
+    decoded_frames=8,
+)
+TITLE_ONLY = replace(ROW, content_hash=f":{title_hash('rice')}", source_stat="", declared_frames=0, decoded_frames=0)
+VIDEO = Wanted("v", "v.mp4", "rice", "16:1")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(DATA)
+    return path
+
+
+def stands(row: HeldRow, wanted: Wanted, file: Path, config: FeaturesConfig = CONFIG) -> bool:
+    return unchanged({"v": row}, [wanted], {"v": file}, config, "enc") == {"v"}
+
+
+def test_a_file_of_the_same_size_and_time_is_not_read(tmp_path: Path) -> None:
+    assert stands(ROW, VIDEO, tmp_path / "reading this would fail")
+
+
+def test_a_file_of_another_time_stands_when_its_bytes_are_the_same(file: Path) -> None:
+    touched = replace(VIDEO, stat="16:2")
+    assert stands(ROW, touched, file)
+    file.write_bytes(b"other bytes there")
+    assert not stands(ROW, touched, file)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        replace(VIDEO, title="noodles"),
+        replace(VIDEO, title=None),
+        replace(VIDEO, stat=""),  # the file is gone
+        replace(VIDEO, uri=None, stat=""),  # the catalogue names no file any more
+        replace(VIDEO, video_id="another"),
+    ],
+)
+def test_another_title_or_another_file_is_done_again(wanted: Wanted, file: Path) -> None:
+    assert not stands(ROW, wanted, file)
+
+
+def test_other_encoders_and_other_buckets_are_done_again(file: Path) -> None:
+    assert not stands(replace(ROW, encoder_digest="older"), VIDEO, file)
+    assert not stands(replace(ROW, file="bucket=99/part-1.parquet"), VIDEO, file)
+
+
+def test_a_title_without_a_file_stands_until_a_file_is_named(file: Path) -> None:
+    assert stands(TITLE_ONLY, Wanted("v", None, "rice", ""), file)
+    assert not stands(TITLE_ONLY, Wanted("v", "gone.mp4", "rice", ""), file)
+    assert not stands(TITLE_ONLY, VIDEO, file)
+
+
+def test_where_only_titles_are_encoded_files_do_not_matter(file: Path) -> None:
+    titles = FeaturesConfig(visual="none", audio="none")
+    assert stands(TITLE_ONLY, replace(VIDEO, stat="17:3"), file, titles)
+    assert not stands(ROW, VIDEO, file, titles)
+
+
+def test_figures_count_absences_of_videos_but_not_of_titles() -> None:
+    rows = [replace(ROW, absent=("audio:audio_short", "text:no_title")), replace(TITLE_ONLY, absent=("audio:no_uri",))]
+    assert figures(rows) == {"frames": 8, "absent": {"audio": 1, "text": 1}}

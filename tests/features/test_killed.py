@@ -1,0 +1,67 @@
+"""SIGKILL of the driver in the middle: nothing is visible, nothing keeps running, and the next run goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mealrec.cluster import ray_cluster
+from mealrec.config import RunConfig, override
+from mealrec.lake import Lake
+from mealrec.schema import FEATURES
+from mealrec.stages.extract import extract
+
+pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
+
+VIDEOS = 40
+DRIVER = (
+    "import sys; from mealrec.config import RunConfig; from mealrec.stages.extract import extract; "
+    "extract(RunConfig.model_validate_json(sys.argv[1]))"
+)
+
+
+def parts(config: RunConfig) -> list[Path]:
+    return sorted((Path(config.lake) / FEATURES).glob("bucket=*/part-*.parquet"))
+
+
+def test_a_killed_run_leaves_nothing_visible_and_its_finished_videos_are_not_done_again(
+    make_landing: Callable[[list[dict[str, Any]]], Path], run_config: RunConfig, clips: Path, tmp_path: Path
+) -> None:
+    root = make_landing([{"video_id": f"v{i:02}", "uri": f"videos/{i}.mp4", "title": None} for i in range(VIDEOS)])
+    for i in range(VIDEOS):
+        shutil.copy(clips / "silent.mp4", root / "videos" / f"{i}.mp4")
+    config = override(run_config, ["features.batch_videos=1"])
+
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, config.model_dump_json()], start_new_session=True)
+    until = time.monotonic() + 120
+    while len(parts(config)) < 3:
+        assert driver.poll() is None and time.monotonic() < until, "the run ended or hung before it could be killed"
+        time.sleep(0.01)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert not Lake(config.lake).exists(FEATURES)
+    time.sleep(3)
+    finished = len(parts(config))
+    time.sleep(1)
+    assert finished == len(parts(config)) < VIDEOS, "the workers ended with their driver"
+
+    times = {p.name: p.stat().st_mtime_ns for p in parts(config)}
+    with ray_cluster(config.ray):
+        resumed = extract(config)
+        straight = extract(override(config, [f"lake={tmp_path / 'straight'}"]))
+    assert resumed.details["done_now"] == VIDEOS - finished
+    assert {p.name: p.stat().st_mtime_ns for p in parts(config) if p.name in times} == times
+    rows = Lake(config.lake).read(FEATURES)
+    assert sorted(rows["video_id"].to_pylist()) == [f"v{i:02}" for i in range(VIDEOS)]
+    again = Lake(str(tmp_path / "straight")).read(FEATURES)
+    assert again.sort_by("video_id").equals(rows.sort_by("video_id"))
+    assert (straight.rows_out, straight.quarantined) == (resumed.rows_out, resumed.quarantined)

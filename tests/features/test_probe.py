@@ -1,0 +1,76 @@
+"""A file is looked at before anything decodes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mealrec.config import FeaturesConfig
+from mealrec.features.probe import VideoRejected, container_of, probe
+
+CONFIG = FeaturesConfig()
+MP4 = b"\0\0\0\x18ftypisom"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "secret.mp4").write_bytes(MP4)
+    (tmp_path / "root" / "a b ü.mp4").write_bytes(MP4)
+    (tmp_path / "root" / "empty.mp4").touch()
+    (tmp_path / "root" / "text.mp4").write_text("hello, I am a text file")
+    (tmp_path / "root" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    return tmp_path / "root"
+
+
+def reason(uri: str, root: Path, config: FeaturesConfig = CONFIG) -> str:
+    with pytest.raises(VideoRejected) as caught:
+        probe(uri, root, config)
+    return caught.value.reason
+
+
+def test_a_video_below_the_root_passes_by_relative_path_absolute_path_and_file_uri(root: Path) -> None:
+    for uri in ("a b ü.mp4", str(root / "a b ü.mp4"), f"file://{root}/a b ü.mp4"):
+        found = probe(uri, root, CONFIG)
+        assert (found.container, found.size, found.path.name) == ("mp4", len(MP4), "a b ü.mp4")
+
+
+@pytest.mark.parametrize("uri", ["../secret.mp4", "x/../../secret.mp4", "link.mp4"])
+def test_a_relative_uri_may_not_leave_the_root_not_even_by_a_link(root: Path, uri: str) -> None:
+    assert reason(uri, root) == "uri_not_allowed"
+
+
+@pytest.mark.parametrize("uri", ["http://host/a.mp4", "s3://bucket/a.mp4", "file://a.mp4", "concat://a|b"])
+def test_other_schemes_are_not_fetched(root: Path, uri: str) -> None:
+    assert reason(uri, root) == "uri_not_allowed"
+
+
+@pytest.mark.parametrize("uri", ["nowhere.mp4", ".", "a" * 5000, "null\0byte.mp4"])
+def test_what_is_no_file_is_missing(root: Path, uri: str) -> None:
+    assert reason(uri, root) == "missing_file"
+
+
+def test_empty_files_other_files_and_large_files_are_told_apart(root: Path) -> None:
+    assert reason("empty.mp4", root) == "empty_file"
+    assert reason("text.mp4", root) == "not_a_video"
+    assert reason("a b ü.mp4", root, FeaturesConfig(max_bytes=5)) == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("head", "container"),
+    [
+        (MP4, "mp4"),
+        (b"\x1aE\xdf\xa3rest", "matroska"),
+        (b"RIFF1234AVI LIST", "avi"),
+        (b"RIFF1234WAVEfmt ", None),
+        (b"FLV\x01", "flv"),
+        (b"GIF89a", "gif"),
+        (b"\x47" + b"\0" * 187 + b"\x47" + b"\0" * 9, "mpegts"),
+        (b"\x47" + b"\0" * 400, None),
+        (b"\x7fELF", None),
+        (b"", None),
+    ],
+)
+def test_the_container_is_known_by_its_first_bytes(head: bytes, container: str | None) -> None:
+    assert container_of(head) == container

@@ -1,0 +1,152 @@
+"""The whole pipeline, small: real Spark, Ray, decord, MLflow and Prefect, from raw logs to recommendations."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.compute as pc
+import pytest
+
+from mealrec.lake import Lake
+from mealrec.schema import FEATURES, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
+
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
+
+SMALL = (
+    "source.videos=24",
+    "source.viewers=80",
+    "source.days=7",
+    "features.frames=4",
+    "train.warmup_epochs=12",
+    "train.content_epochs=1",
+    "train.joint_epochs=3",
+    "train.batch_size=32",
+    "model.width=32",
+    "registry.baselines=[]",  # too small a world to beat baselines for sure: the gate has its own tests
+)
+STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend"]
+
+
+def command(lake: Path, *more: str) -> list[str]:
+    settings = [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+    return [sys.executable, "-m", "mealrec.cli", "demo", "--lake", str(lake), "--json", *settings]
+
+
+def run(lake: Path, *more: str) -> dict[str, Any]:
+    done = subprocess.run(command(lake, *more), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    lake = tmp_path_factory.mktemp("world") / "lake"
+    return lake, run(lake)
+
+
+def test_every_stage_ran_and_summary_json_holds_the_contract(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, summary = world
+    assert json.loads((lake / "summary.json").read_text()) == summary
+    assert list(summary["stages"]) == STAGES
+    keys = {"seconds", "rows_in", "rows_out", "quarantined", "table", "version", "skipped"}
+    assert all(keys <= set(stage) and not stage["skipped"] for stage in summary["stages"].values())
+    assert summary["stages"]["sessionize"]["table"] == "interactions"
+    assert summary["stages"]["sessionize"]["version"] == 0
+    metrics = summary["metrics"]["test"]
+    assert set(metrics) == {"mealrec", "popularity", "markov"}
+    assert set(metrics["mealrec"]) == {f"{m}@{k}" for m in ("hr", "ndcg") for k in (5, 10, 20)}
+    model = summary["model"]
+    assert model["version"] == "1" and model["gate"]["passed"] and "champion" in model["aliases"]
+    assert Path(summary["report"]).is_file()
+
+
+def test_quarantine_counts_equal_the_planted_faults(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, summary = world
+    assert summary["truth"]["equal"], summary["truth"]
+    assert sum(summary["truth"]["planted"]["sessionize"].values()) > 10
+    rows = Lake(str(lake)).read(QUARANTINE)
+    found = pc.value_counts(rows["stage"].combine_chunks()).to_pylist()
+    assert {f["values"]: f["counts"] for f in found} == {
+        stage: sum(counts.values()) for stage, counts in summary["truth"]["planted"].items()
+    }
+
+
+def test_nothing_is_lost_between_the_tables(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, summary = Lake(str(world[0])), world[1]
+    for stage in ("sessionize", "extract"):
+        counts = summary["stages"][stage]
+        assert counts["rows_in"] == counts["rows_out"] + sum(counts["quarantined"].values())
+    videos = set(lake.read(ITEMS)["video_id"].to_pylist())
+    described = lake.read(FEATURES, columns=["video_id"])["video_id"].to_pylist()
+    rejected = lake.read(QUARANTINE, filters=pc.field("stage") == "extract")["key"].to_pylist()
+    assert sorted(described + rejected) == sorted(videos)
+    viewers = lake.read(SEQUENCES)["user_id"].to_pylist()
+    served = lake.read(RECOMMENDATIONS)
+    assert sorted(served["user_id"].to_pylist()) == sorted(viewers)
+    index = {row["video_id"]: row["item_index"] for row in lake.read(ITEMS).to_pylist()}
+    seen = {row["user_id"]: set(row["item_index"]) for row in lake.read(SEQUENCES).to_pylist()}
+    for row in served.to_pylist():
+        assert not {index[v] for v in row["video_ids"]} & seen[row["user_id"]]
+        assert row["scores"] == sorted(row["scores"], reverse=True)
+
+
+def test_a_second_run_has_nothing_to_do_and_reports_the_same(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, first = world
+    second = run(lake)
+    assert all(stage["skipped"] for stage in second["stages"].values())
+    for name, stage in second["stages"].items():
+        for key in ("rows_in", "rows_out", "quarantined", "table", "version"):
+            assert stage[key] == first["stages"][name][key], (name, key)
+    assert (second["metrics"], second["model"], second["salience"]) == (
+        first["metrics"],
+        first["model"],
+        first["salience"],
+    )
+
+
+def _killed_in(stage: str, lake: Path) -> None:
+    """Start the run and SIGKILL it with all that it started when the stage is at work, as a machine's restart would."""
+    process = subprocess.Popen(
+        command(lake), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if f"mealrec.{stage}" in line and ("epoch 3" in line or stage != "train"):
+            break
+    time.sleep(1.0)
+    started = psutil.Process(process.pid).children(recursive=True)
+    for one in (process, *started):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            one.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_run_killed_in_three_stages_ends_with_the_same_figures(
+    world: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    for stage in ("sessionize", "extract", "train"):
+        _killed_in(stage, lake)
+    summary = run(lake)
+    assert summary["truth"]["equal"]
+    assert summary["metrics"] == world[1]["metrics"]
+    assert summary["salience"] == world[1]["salience"]
+    for name in ("sessionize", "sequences", "extract", "recommend"):
+        assert summary["stages"][name]["rows_out"] == world[1]["stages"][name]["rows_out"]
+
+
+def test_a_failing_stage_fails_the_run_and_says_why(tmp_path: Path) -> None:
+    arguments = command(tmp_path / "lake", "sessionize.max_quarantine_share=0.001")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "max_quarantine_share=0.001" in done.stderr and "nothing was committed" in done.stderr
+    assert not Lake(str(tmp_path / "lake")).exists("interactions")

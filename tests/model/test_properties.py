@@ -1,0 +1,189 @@
+"""What must hold of the model whatever its weights (model.md 7)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mealrec.data.packed import Packed
+from mealrec.model.content import AUDIO, TEXT, Content
+from mealrec.model.inference import describe_range, preference
+from mealrec.model.mealrec import History, MealRec
+from mealrec.model.npd import running_mean
+from mealrec.model.settings import ModelSettings
+from tests.conftest import write_packed
+
+
+def model_of(packed: Packed, **changes: object) -> MealRec:
+    torch.manual_seed(0)
+    model = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, **changes))  # type: ignore[arg-type]
+    # zero-initialised outputs would hide differences: give them something to say
+    with torch.no_grad():
+        for part in (model.tcd.denoiser.out, model.npd.feed[-1]):
+            part.weight.normal_(std=0.3)
+    return model.eval()
+
+
+def some(packed: Packed, *items: int) -> Content:
+    return packed.content.gather(torch.tensor(items))
+
+
+def encoded(model: MealRec, content: Content) -> tuple[Tensor, Tensor]:
+    n = len(content.text)
+    ids = torch.zeros(n, 16)
+    out = model.encode(model.scene(content), content, ids, model.conditions(None, ids))
+    return out.z, out.salience
+
+
+def test_an_untrained_denoiser_leaves_the_preference_as_it_is(packed: Packed) -> None:
+    model = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8))
+    states, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+    history = History(torch.randn(3, 5, 16), torch.randn(3, 5, 16), mask)
+    assert torch.equal(model.denoise(states, history), states)
+
+
+def test_padding_frames_change_nothing(packed: Packed) -> None:
+    model, content = model_of(packed), some(packed, 1, 2, 6)
+    longer = replace(
+        content,
+        visual=torch.cat([content.visual, 99 * torch.ones_like(content.visual[:, :2])], 1),
+        audio=torch.cat([content.audio, 99 * torch.ones_like(content.audio[:, :2])], 1),
+        position=torch.cat([content.position, torch.ones_like(content.position[:, :2])], 1),
+        frame_mask=torch.cat([content.frame_mask, torch.zeros(3, 2, dtype=torch.bool)], 1),
+    )
+    z, salience = encoded(model, content)
+    z_longer, salience_longer = encoded(model, longer)
+    assert torch.allclose(z, z_longer, atol=1e-5)
+    assert torch.allclose(salience, salience_longer[:, : salience.shape[1]], atol=1e-5)
+    assert float(salience_longer[:, salience.shape[1] :].abs().max()) == 0.0
+
+
+def test_what_is_masked_is_not_read_and_gets_no_gradient(packed: Packed) -> None:
+    model, content = model_of(packed), some(packed, 3, 4)
+    assert not content.available[0, AUDIO] and not content.available[1, TEXT]
+    content = replace(content, audio=content.audio.requires_grad_(), text=content.text.requires_grad_())
+    encoded(model, content)[0].square().sum().backward()
+    assert float(content.audio.grad[0].abs().max()) == 0.0  # type: ignore[index]
+    assert float(content.text.grad[1].abs().max()) == 0.0  # type: ignore[index]
+    assert float(content.audio.grad[1].abs().max()) > 0.0  # type: ignore[index]
+    assert float(content.text.grad[0].abs().max()) > 0.0  # type: ignore[index]
+
+
+def test_a_video_without_any_content_is_legal(packed: Packed) -> None:
+    z, salience = encoded(model_of(packed), some(packed, 5))
+    assert bool(torch.isfinite(z).all())
+    assert float(salience.abs().max()) == 0.0
+
+
+def test_salience_is_a_distribution_over_the_valid_frames(packed: Packed) -> None:
+    content = some(packed, 1, 2, 6)
+    _, salience = encoded(model_of(packed), content)
+    assert torch.allclose(salience.sum(1), torch.ones(3))
+    assert bool((salience[~content.frame_mask] == 0).all())
+
+
+def test_the_order_of_frames_matters_through_the_guidance(tmp_path: Path) -> None:
+    packed = write_packed(tmp_path / "full", frames=4)
+    model = model_of(packed)
+    content = replace(some(packed, 1), frame_mask=torch.ones(1, 4, dtype=torch.bool))
+    turned = replace(content, visual=content.visual.flip(1), audio=content.audio.flip(1))
+    assert not torch.allclose(encoded(model, content)[0], encoded(model, turned)[0], atol=1e-4)
+
+
+def test_without_guidance_and_redundancy_the_order_of_frames_does_not_matter(packed: Packed) -> None:
+    model = model_of(packed)
+    content = replace(some(packed, 1), frame_mask=torch.ones(1, 4, dtype=torch.bool))
+    turned = replace(content, visual=content.visual.flip(1), audio=content.audio.flip(1))
+
+    def blind(part: Content) -> Tensor:
+        scene = model.scene(part)
+        scene = scene._replace(
+            g=torch.zeros_like(scene.g), g_mean=torch.zeros_like(scene.g_mean), redundancy=0 * scene.redundancy
+        )
+        ids = torch.zeros(1, 16)
+        return model.encode(scene, part, ids, model.conditions(None, ids)).z
+
+    assert torch.allclose(blind(content), blind(turned), atol=1e-5)
+
+
+def test_modes_agree_when_the_condition_has_no_weight(packed: Packed) -> None:
+    model, content = model_of(packed), some(packed, 1, 2)
+    ids, users = torch.randn(2, 16), torch.randn(2, 16)
+    scene = model.scene(content)
+    personal = model.encode(scene, content, ids, model.conditions(users, ids)).z
+    general = model.encode(scene, content, ids, model.conditions(None, ids)).z
+    assert not torch.allclose(personal, general, atol=1e-4)
+    with torch.no_grad():
+        model.condition.weight.zero_()
+    personal = model.encode(scene, content, ids, model.conditions(users, ids)).z
+    general = model.encode(scene, content, ids, model.conditions(None, ids)).z
+    assert torch.allclose(personal, general)
+
+
+def test_states_do_not_see_later_items(packed: Packed) -> None:
+    model = model_of(packed)
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    z = torch.randn(1, 6, 16)
+    changed = z.clone()
+    changed[:, 4] += 1
+    first = model.preferences(History(z, z, mask))
+    second = model.preferences(History(changed, changed, mask))
+    assert torch.allclose(first[:, :4], second[:, :4], atol=1e-6)
+    assert not torch.allclose(first[:, 4], second[:, 4], atol=1e-4)
+
+
+def test_the_condition_of_a_position_does_not_see_its_own_or_later_items(packed: Packed) -> None:
+    model = model_of(packed)
+    users = model.users_before(torch.tensor([[1, 2, 3, 4]]))
+    other = model.users_before(torch.tensor([[1, 2, 9, 8]]))
+    assert torch.allclose(users[:, :3], other[:, :3])
+    assert not torch.allclose(users[:, 3], other[:, 3], atol=1e-5)
+
+
+def test_left_padding_does_not_change_a_preference(packed: Packed) -> None:
+    model = model_of(packed)
+    short = preference(model, packed.content.gather, torch.tensor([[1, 2, 3]])).state
+    padded = preference(model, packed.content.gather, torch.tensor([[0, 0, 1, 2, 3]])).state
+    assert torch.allclose(short, padded, atol=1e-5)
+
+
+def test_a_viewer_without_history_gets_a_finite_state(packed: Packed) -> None:
+    state = preference(model_of(packed), packed.content.gather, torch.tensor([[0, 0]])).state
+    assert bool(torch.isfinite(state).all())
+
+
+def test_cached_vectors_equal_live_ones(packed: Packed) -> None:
+    model = model_of(packed)
+    cached = describe_range(model, packed.content.gather, 1, packed.items + 1, chunk=7)
+    described = torch.cat([torch.zeros(1, 16), cached.described])
+    vectors = model.catalogue(described, packed.content.available(), packed.content.log_popularity())
+    index = torch.arange(1, packed.items + 1)
+    content = packed.content.gather(index)
+    ids = model.id_vectors(index, content.log_popularity)
+    live = model.encode(model.scene(content), content, ids, model.conditions(None, ids)).z
+    assert torch.allclose(vectors[1:], live, atol=1e-3)
+
+
+def test_more_refinement_steps_are_deterministic_and_differ_from_one(packed: Packed) -> None:
+    content = some(packed, 1, 2)
+    one, four = model_of(packed), model_of(packed, refine_steps=4)
+    assert torch.equal(encoded(four, content)[0], encoded(four, content)[0])
+    assert not torch.allclose(encoded(one, content)[0], encoded(four, content)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("switch", ["tcd", "npd"])
+def test_each_part_can_be_switched_off(packed: Packed, switch: str) -> None:
+    history = torch.tensor([[1, 2, 3, 6]])
+    on = preference(model_of(packed), packed.content.gather, history).state
+    off = preference(model_of(packed, **{switch: False}), packed.content.gather, history).state
+    assert bool(torch.isfinite(off).all()) and not torch.allclose(on, off, atol=1e-4)
+
+
+def test_a_mean_is_taken_over_what_was_seen_so_far() -> None:
+    values = torch.tensor([[[9.0], [2.0], [4.0]]])
+    mask = torch.tensor([[False, True, True]])
+    assert running_mean(values, mask)[0, :, 0].tolist() == [0.0, 2.0, 3.0]

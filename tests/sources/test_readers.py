@@ -1,0 +1,137 @@
+"""Readers of public layouts and of the user's own landing folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mealrec.config import RunConfig, SourceConfig
+from mealrec.sources.folder import catalogue_of_folder
+from mealrec.sources.landing import Landing, SourceError
+from mealrec.sources.microlens import read_microlens
+from mealrec.sources.ninerec import read_ninerec
+from mealrec.stages.ingest import ingest
+
+
+def ninerec(folder: Path, sequences: str = "0 0 1 2\n1 2 0\n", items: str = "0,甲,First\n1,乙,\n2,,\n") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "sequential_data.txt").write_text(sequences)
+    (folder / "Tiny_item.csv").write_text(items)
+    return folder
+
+
+def events(landing: Landing) -> list[dict[str, object]]:
+    return [json.loads(line) for file in landing.event_files() for line in file.read_text().splitlines()]
+
+
+def test_ninerec_keeps_the_order_and_marks_made_up_times(tmp_path: Path) -> None:
+    landing = Landing(tmp_path / "out")
+    source, there = read_ninerec(ninerec(tmp_path / "in"), landing)
+    assert (source["interactions"], source["videos"], source["synthetic_time"], there) == (5, 3, True, False)
+    rows = sorted(events(landing), key=lambda r: (r["user_id"], r["timestamp"]))
+    assert [(r["user_id"], r["video_id"]) for r in rows] == [
+        ("u0", "v0"),
+        ("u0", "v1"),
+        ("u0", "v2"),
+        ("u1", "v2"),
+        ("u1", "v0"),
+    ]
+    assert landing.catalogue()["title"].to_pylist() == ["First", "乙", None]
+    assert read_ninerec(tmp_path / "in", landing)[1]
+    ninerec(tmp_path / "in", sequences="0 0 1\n")
+    assert not read_ninerec(tmp_path / "in", landing)[1] and len(events(landing)) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sequences": "0 0 x\n"}, r"sequential_data\.txt:1: expected an integer, found 'x'"),
+        ({"sequences": "0 1 2\n\n5\n"}, r"sequential_data\.txt:3: a viewer without items"),
+        ({"sequences": ""}, "is empty"),
+        ({"items": "0,a,b\n1,b\n"}, r"Tiny_item\.csv:2: expected 3 columns"),
+        ({"items": "zero,a,b\n"}, r"Tiny_item\.csv:1: expected an integer"),
+    ],
+)
+def test_a_broken_ninerec_file_is_named_with_its_line(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        read_ninerec(ninerec(tmp_path / "in", **change), Landing(tmp_path / "out"))
+    assert not (tmp_path / "out" / "source.json").exists()
+
+
+def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "other.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"no file matches sequential_data\.txt; found other\.txt"):
+        read_ninerec(tmp_path / "in", Landing(tmp_path / "out"))
+    with pytest.raises(SourceError, match="not a folder"):
+        read_ninerec(tmp_path / "nowhere", Landing(tmp_path / "out"))
+
+
+def test_microlens_reads_sequences_and_prefers_timestamps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "MicroLens-x_pairs.tsv").write_text("1\t3 2\n2\t2\n")
+    (folder / "MicroLens-x_titles.csv").write_text('item,title\n2,"two, with comma"\n9,nine\n')
+    source, _ = read_microlens(folder, Landing(tmp_path / "a"))
+    assert (source["interactions"], source["videos"], source["synthetic_time"]) == (3, 3, True)
+    (folder / "MicroLens-x_pairs.csv").write_text("user,item,timestamp\n1,3,1700000000000\n1,2,1700000005000\n")
+    source, _ = read_microlens(folder, Landing(tmp_path / "b"))
+    assert not source["synthetic_time"]
+    assert {r["timestamp"] for r in events(Landing(tmp_path / "b"))} == {1700000000000, 1700000005000}
+    assert "not the official file's" in caplog.text
+    (folder / "MicroLens-x_pairs.csv").write_text("user,video\n")
+    with pytest.raises(SourceError, match="expected the header user,item,timestamp, found 'user,video'"):
+        read_microlens(folder, Landing(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "folder", "expected"),
+    [
+        ("bili_food", "ninerec", "bili_food", (39_740, 1_579)),
+        ("microlens50k", "microlens", "microlens50k", (359_708, 19_220)),
+    ],
+)
+def test_real_sets_have_their_published_sizes(
+    real_data: Path, tmp_path: Path, name: str, kind: str, folder: str, expected: tuple[int, int]
+) -> None:
+    source = SourceConfig.model_validate({"kind": kind, "directory": str(real_data / folder)})
+    summary = ingest(RunConfig(lake=str(tmp_path), source=source))
+    assert (summary.rows_out, summary.details["videos"]) == expected
+    again = ingest(RunConfig(lake=str(tmp_path), source=source))
+    assert again.skipped and again.rows_out == summary.rows_out
+
+
+def test_a_catalogue_may_be_jsonl_csv_or_parquet_and_says_what_is_wrong(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    landing = Landing(tmp_path)
+    with pytest.raises(SourceError, match=r"catalogue\.jsonl, catalogue\.csv, catalogue\.parquet"):
+        landing.catalogue()
+    (tmp_path / "catalogue.csv").write_text('video_id,title,uri\nb,"two\nlines",x.mp4\na,,\n')
+    table = landing.catalogue()
+    assert table.to_pylist() == [
+        {"video_id": "a", "uri": None, "title": None},
+        {"video_id": "b", "uri": "x.mp4", "title": "two\nlines"},
+    ]
+    (tmp_path / "catalogue.csv").unlink()
+    pq.write_table(table.select(["video_id"]), tmp_path / "catalogue.parquet")
+    assert landing.catalogue()["title"].null_count == 2
+    (tmp_path / "catalogue.jsonl").write_text('{"video_id": "a"}\n{"video_id": "a"}\n')
+    with pytest.raises(SourceError, match="must be unique; repeated: a"):
+        landing.catalogue()
+    (tmp_path / "catalogue.jsonl").write_text('{"video": "a"}\n')
+    with pytest.raises(SourceError, match=r"1 rows without a video_id|no column video_id"):
+        landing.catalogue()
+
+
+def test_a_folder_of_files_becomes_a_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "ünï clip.mp4").write_bytes(b"x")
+    (tmp_path / "in" / ".hidden").write_bytes(b"x")
+    landing = catalogue_of_folder(tmp_path / "in", tmp_path / "out")
+    assert landing.catalogue()["video_id"].to_pylist() == ["deep/ünï clip.mp4"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="holds no files"):
+        catalogue_of_folder(tmp_path / "empty", tmp_path / "x")

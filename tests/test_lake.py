@@ -1,0 +1,128 @@
+"""The Delta layer: one commit or nothing, pinned versions, clean conflicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from mealrec.features.extract import write_part
+from mealrec.lake import Lake, Provenance, count_by
+from mealrec.schema import ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
+
+
+def provenance(digest: str, stage: str = "test") -> Provenance:
+    return Provenance(stage, digest, "run", {"other": 3}, {"rows_out": 1})
+
+
+def part(lake: Lake, path: str, *reasons: str) -> str:
+    write_part(lake, QUARANTINE, path, [{"reason": reason, "key": path} for reason in reasons])
+    return path
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def reasons(lake: Lake, version: int | None = None) -> list[str]:
+    return sorted(lake.read(QUARANTINE, version)["reason"].to_pylist())
+
+
+def test_files_are_invisible_until_committed_and_then_all_there(lake: Lake) -> None:
+    path = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file", "empty_file")
+    assert not lake.exists(QUARANTINE)
+    assert lake.commit_files(QUARANTINE, [path], provenance("d1"), mode="overwrite") == 0
+    assert reasons(lake) == ["empty_file", "missing_file"]
+    assert lake.read(QUARANTINE)["stage"].to_pylist() == ["extract", "extract"]
+
+
+def test_one_partition_is_replaced_and_older_versions_stay_readable(lake: Lake) -> None:
+    mine = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
+    other = part(lake, "stage=sessionize/ingest_date=2026-01-05/b.parquet", "future")
+    lake.commit_files(QUARANTINE, [mine, other], provenance("d1"), mode="overwrite")
+    fresh = part(lake, "stage=extract/ingest_date=2026-01-06/c.parquet", "unreadable")
+    lake.commit_files(
+        QUARANTINE, [fresh], provenance("d2"), mode="overwrite", partition_filters=[("stage", "=", "extract")]
+    )
+    assert reasons(lake) == ["future", "unreadable"]
+    assert reasons(lake, 0) == ["future", "missing_file"]
+    assert lake.files(QUARANTINE) == [fresh, other]
+
+
+def test_a_partition_can_be_emptied(lake: Lake) -> None:
+    mine = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
+    lake.commit_files(QUARANTINE, [mine], provenance("d1"), mode="overwrite")
+    lake.commit_files(QUARANTINE, [], provenance("d2"), mode="overwrite", partition_filters=[("stage", "=", "extract")])
+    assert reasons(lake) == []
+
+
+def test_a_stage_finds_its_own_last_commit_among_others(lake: Lake) -> None:
+    first = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
+    second = part(lake, "stage=sessionize/ingest_date=2026-01-05/b.parquet", "future")
+    lake.commit_files(QUARANTINE, [first], provenance("d1", "extract"), mode="append")
+    lake.commit_files(QUARANTINE, [second], provenance("d2", "sessionize"), mode="append")
+    found = lake.committed(QUARANTINE, "extract", "d1")
+    assert found is not None and found.version == 0
+    assert found.metadata["mealrec.run_id"] == "run" and found.metadata["mealrec.inputs"] == '{"other": 3}'
+    assert lake.committed(QUARANTINE, "extract", "d2") is None
+    assert lake.committed(ITEMS, "extract", "d1") is None
+
+
+def test_two_writers_of_the_same_rows_conflict_and_one_wins(lake: Lake) -> None:
+    path = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
+    lake.commit_files(QUARANTINE, [path], provenance("d1"), mode="overwrite")
+    stale = DeltaTable(lake.uri(QUARANTINE))  # a writer that read before the other one committed
+    winner = part(lake, "stage=extract/ingest_date=2026-01-05/b.parquet", "empty_file")
+    lake.commit_files(QUARANTINE, [winner], provenance("d2"), mode="overwrite")
+    loser = part(lake, "stage=extract/ingest_date=2026-01-05/c.parquet", "unreadable")
+    with pytest.raises((CommitFailedError, DeltaError)):
+        stale.create_write_transaction(
+            [lake._add_action(QUARANTINE, loser)],
+            mode="overwrite",
+            schema=SCHEMAS[QUARANTINE],
+            partition_by=["stage", "ingest_date"],
+            commit_properties=provenance("d3").properties(),
+        )
+    assert reasons(lake) == ["empty_file"]
+
+
+def test_small_tables_are_written_and_replaced_from_the_driver(lake: Lake) -> None:
+    rows = pa.Table.from_pylist(
+        [{"video_id": "a", "item_index": 1}, {"video_id": "b", "item_index": 2}], schema=SCHEMAS[ITEMS]
+    )
+    assert lake.write(ITEMS, rows, provenance("d1")) == 0
+    assert lake.write(ITEMS, rows.slice(0, 1), provenance("d2")) == 1
+    assert lake.read(ITEMS)["video_id"].to_pylist() == ["a"]
+    assert lake.read(ITEMS, 0).num_rows == 2
+
+
+def test_vacuum_deletes_orphans_and_nothing_that_a_version_needs(lake: Lake) -> None:
+    kept = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
+    lake.commit_files(QUARANTINE, [kept], provenance("d1"), mode="overwrite")
+    newer = part(lake, "stage=extract/ingest_date=2026-01-05/b.parquet", "empty_file")
+    lake.commit_files(QUARANTINE, [newer], provenance("d2"), mode="overwrite")
+    orphan = part(lake, "stage=extract/ingest_date=2026-01-05/orphan.parquet", "future")
+    assert lake.vacuum(QUARANTINE) == []  # too young: a writer may still be at work
+    assert lake.vacuum(QUARANTINE, orphan_hours=0) == [orphan]
+    assert reasons(lake, 0) == ["missing_file"] and reasons(lake) == ["empty_file"]
+
+
+def test_a_missing_table_names_itself_and_an_unknown_one_the_valid_ones(lake: Lake) -> None:
+    with pytest.raises(ValueError, match="'sequences' does not exist"):
+        lake.at(SEQUENCES)
+    with pytest.raises(ValueError, match="interactions, quarantine, items"):
+        lake.uri("sequence")
+
+
+def test_an_object_store_lake_needs_a_local_work_folder() -> None:
+    with pytest.raises(ValueError, match="give a local work folder"):
+        Lake("s3://bucket/lake")
+
+
+def test_counts_by_value() -> None:
+    assert count_by(pa.table({"reason": ["b", "a", "b"]}), "reason") == {"a": 1, "b": 2}
+    assert count_by(pa.table({"reason": pa.array([], pa.string())}), "reason") == {}

@@ -1,0 +1,43 @@
+"""What the README names exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = sorted(
+    set(re.findall(r"(?m)^(?:\$ )?(?:[A-Z_]+=\S+ )?(?:\.venv/bin/)?mealrec ([a-z]+(?: [a-z]+)?)", README))
+)
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z]+)`", README):
+        assert re.search(rf"(?m)^{target}:", makefile), target
+    assert "`make demo`" in README and "`make test`" in README
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_of_the_readme_exists(command: str) -> None:
+    words = command.split()
+    words = words if words[0] == "ingest" else words[:1]
+    done = subprocess.run(
+        [sys.executable, "-m", "mealrec.cli", *words, "--help"], capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, command
+
+
+def test_every_dependency_has_a_line_in_the_table() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\[=<>;\s]", line)[0].lower() for line in project["dependencies"]}
+    missing = [n for n in names if n not in README.lower()]
+    assert missing == []
