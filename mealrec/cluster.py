@@ -29,13 +29,13 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         yield
         return
     if config.address:
-        ray.init(address=config.address, logging_level=logging.WARNING, log_to_driver=False)
+        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
             num_cpus=config.num_cpus,
             object_store_memory=config.object_store_mb * 2**20,
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             log_to_driver=False,
             _node_ip_address="127.0.0.1",
         )

@@ -1,0 +1,44 @@
+"""Which failures a stage task tries again."""
+
+from __future__ import annotations
+
+import pytest
+from prefect import flow, task
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.stages import STAGES, TASKS, worth_retrying
+from mealrec.config import ConfigError
+from mealrec.sources.landing import SourceError
+from mealrec.stages.summary import StageError
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_stage_is_a_task_with_retries() -> None:
+    assert tuple(TASKS) == STAGES
+    assert all(t.name == name and t.retries == 1 for name, t in TASKS.items())
+
+
+def test_a_lost_disk_is_tried_again_a_mistake_is_not() -> None:
+    calls: dict[str, int] = {}
+
+    def attempts(error: Exception) -> int:
+        name = type(error).__name__
+
+        @task(name=name, retries=1, retry_condition_fn=worth_retrying)
+        def stage() -> None:
+            calls[name] = calls.get(name, 0) + 1
+            raise error
+
+        @flow
+        def run() -> None:
+            stage.submit().wait()
+
+        run(return_state=True)
+        return calls[name]
+
+    with prefect_test_harness(server_startup_timeout=120):
+        assert attempts(OSError("disk")) == 2
+        assert attempts(StageError("too many bad rows")) == 1
+        assert attempts(SourceError("no such file")) == 1
+        assert attempts(ConfigError("unknown key")) == 1
