@@ -131,21 +131,25 @@ def ingest_microlens(
     _ingest("microlens", directory, lake, as_json)
 
 
-@app.command()
-def sessionize(
-    preset_name: Preset = "production",
-    config: Config = None,
-    lake: LakeDir = None,
-    work: Work = None,
-    settings: Settings = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Raw event files to interactions, items and sequences (Spark).
+def _stage_command(name: str, does: str, *stages: str) -> None:
+    """Add a command that runs `stages` (default: the stage of its own name)."""
 
-    Example: mealrec sessionize --lake ./var/lake --set source.directory=./landing
-    """
-    _stages(["sessionize", "sequences"], _configuration(preset_name, config, lake, work, settings), as_json)
+    def command(
+        preset_name: Preset = "production",
+        config: Config = None,
+        lake: LakeDir = None,
+        work: Work = None,
+        settings: Settings = None,
+        as_json: AsJson = False,
+        verbose: Verbose = False,
+    ) -> None:
+        _stages(list(stages) or [name], _configuration(preset_name, config, lake, work, settings), as_json)
+
+    command.__doc__ = f"{does}\n\nExample: mealrec {name} --preset demo"
+    app.command(name)(command)
+
+
+_stage_command("sessionize", "Raw event files to interactions, items and sequences (Spark).", "sessionize", "sequences")
 
 
 @app.command()
@@ -173,22 +177,6 @@ def extract(
     if videos is not None:
         landing = catalogue_of_folder(videos, Lake(settled.lake, settled.work).folder("landing"))
     _finish({"extract": stage(settled, landing=landing).model_dump(exclude={"stage"})}, as_json)
-
-
-def _stage_command(name: str, does: str) -> None:
-    def command(
-        preset_name: Preset = "production",
-        config: Config = None,
-        lake: LakeDir = None,
-        work: Work = None,
-        settings: Settings = None,
-        as_json: AsJson = False,
-        verbose: Verbose = False,
-    ) -> None:
-        _stages([name], _configuration(preset_name, config, lake, work, settings), as_json)
-
-    command.__doc__ = f"{does}\n\nExample: mealrec {name} --preset demo"
-    app.command(name)(command)
 
 
 _stage_command("train", "Train the model on Ray Train workers; resumes a run that was killed.")
