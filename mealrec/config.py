@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-Backbone = Literal["sasrec"]
 SourceKind = Literal["simulated", "ninerec", "microlens", "landing"]
-Split = Literal["leave-one-out", "temporal"]
+GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
 
 class Settings(BaseModel):
@@ -116,7 +115,6 @@ class ModelConfig(Settings):
     """Shapes and switches of MealRec (model.md sections 1 to 3)."""
 
     width: int = Field(64, ge=8, multiple_of=4)
-    backbone: Backbone = "sasrec"
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1, description="attention heads of the backbone; must divide width")
     max_history: int = Field(20, ge=2, description="L, newest items kept")
@@ -156,16 +154,21 @@ class TrainConfig(Settings):
     id_weight: float = Field(0.5, ge=0, description="weight of CE(h, y) beside CE(hhat, y)")
     ema_decay: float = Field(0.999, ge=0, lt=1)
     max_failures: int = Field(2, ge=0)
-    checkpoint_every: int = Field(1, ge=1, description="epochs between checkpoints")
 
 
 class EvaluateConfig(Settings):
     """Ranking and significance."""
 
-    split: Split = "leave-one-out"
-    ks: tuple[int, ...] = (5, 10, 20)
+    ks: tuple[int, ...] = Field((5, 10, 20), description="cut-offs of HR and NDCG; 10 must be among them")
     bootstrap: int = Field(1000, ge=100, description="paired resamples of viewers")
     strips: int = Field(3, ge=0, description="viewers whose frame strips the report shows")
+
+    @field_validator("ks")
+    @classmethod
+    def _holds_ten(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if 10 not in value or min(value) < 1:
+            raise ValueError("evaluate.ks needs positive cut-offs with 10 among them: reports and the gate speak of it")
+        return value
 
 
 class RegistryConfig(Settings):
@@ -174,7 +177,7 @@ class RegistryConfig(Settings):
     tracking_uri: str | None = Field(None, description="None: SQLite beside the lake")
     model_name: str = Field("mealrec", min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
     experiment: str = Field("mealrec", min_length=1)
-    gate_metric: str = "ndcg@10"
+    gate_metric: GateMetric = "ndcg@10"
     baselines: tuple[Literal["popularity", "markov"], ...] = ("popularity", "markov")
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
 

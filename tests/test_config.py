@@ -14,7 +14,7 @@ from mealrec.presets import PRESETS, preset
 
 
 def test_an_unknown_key_names_the_valid_ones_at_its_place() -> None:
-    with pytest.raises(ConfigError, match=r"train\.epohs: unknown key; valid keys here: batch_size, checkpoint_every"):
+    with pytest.raises(ConfigError, match=r"train\.epohs: unknown key; valid keys here: batch_size, clip_norm"):
         override(RunConfig(), ["train.epohs=3"])
     with pytest.raises(ConfigError, match="'modl' is no section; valid keys: evaluate, features, lake"):
         override(RunConfig(), ["modl.width=3"])
@@ -32,6 +32,8 @@ def test_an_unknown_key_names_the_valid_ones_at_its_place() -> None:
         ("sessionize.earliest=yesterday", "got 'yesterday'"),
         ("source.kind=ninerec", r"needs source\.directory"),
         ("train.lr", "write key=value"),
+        ("evaluate.ks=[5,20]", "with 10 among them"),
+        ("registry.gate_metric=mrr", "ndcg@10"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_right(setting: str, words: str) -> None:

@@ -103,9 +103,6 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     def on_epoch(state: State) -> None:
         entry = state.progress.curves[-1]
-        if state.progress.total_epochs % config.checkpoint_every:
-            ray.train.report(entry)
-            return
         with tempfile.TemporaryDirectory() as folder:
             if rank == 0:
                 checkpoint.save(state, Path(folder))
