@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from mealrec.model import npd
 from mealrec.model.content import TEXT, Content
 from mealrec.model.layers import spread
-from mealrec.model.mealrec import Encoded, History, MealRec
+from mealrec.model.mealrec import History, MealRec
 from mealrec.model.tcd import Scene
 
 Stage = Literal["warmup", "content", "joint"]
@@ -104,14 +104,14 @@ def joint_loss(
 ) -> Losses:
     """S2: CE(hhat, y) on corrupted histories + plain CE(h, y) + TCD + (1 - cos(hhat, clean state of the EMA teacher))."""
     scene = model.scene(inputs.content)
-    clean, stripped = _encode_history(model, inputs, scene, rng, strip=True)
+    drawn = npd.draw(inputs.history.shape[0], rng) if model.settings.npd else None
+    clean, stripped = _encode_history(model, inputs, scene, rng, drawn)
     vectors, tcd = _catalogue_vectors(model, inputs, scene, catalogue, rng)
     wanted = inputs.target > 0
     plain = _cross_entropy(model.scores(model.states(clean)[wanted], vectors), inputs.target[wanted]) / positions
     parts = {"plain": float(plain.detach()), "tcd": float(tcd.detach()) / positions}
-    if not model.settings.npd:
+    if drawn is None:
         return Losses(plain + weights.tcd * tcd / positions, parts)
-    drawn = npd.draw(inputs.history.shape[0], rng)
     substitutes = vectors[_popular(catalogue.popularity, inputs.history.shape, rng)]
     corrupted = npd.corrupt(clean.z, clean.mask, drawn, substitutes, stripped, rng)
     denoised = model.preferences(History(corrupted.z, clean.described, corrupted.mask))
@@ -139,10 +139,10 @@ def _live_vectors(model: MealRec, catalogue: Catalogue) -> Tensor:
 
 
 def _encode_history(
-    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, *, strip: bool = False
+    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, drawn: npd.Draw | None = None
 ) -> tuple[History, Tensor]:
-    """Encode every (viewer, position) under its collaborative condition, with ID dropout. With `strip` also the vectors of
-    the same history where some videos lost a modality (equal elsewhere)."""
+    """Encode every (viewer, position) under its collaborative condition, with ID dropout. Also the vectors of the same history
+    after the MODALITY corruptions of `drawn` (equal elsewhere)."""
     history, mask = inputs.history, inputs.history > 0
     rows = torch.searchsorted(inputs.videos, history[mask])
     popularity = inputs.content.log_popularity[rows]
@@ -152,32 +152,25 @@ def _encode_history(
     lost = torch.rand(len(rows), generator=rng, device=history.device) < model.settings.id_dropout
     ids = torch.where(lost[:, None], model.null_id, ids)
     content, entry_scene = inputs.content[rows], scene.rows(rows)
-    encoded = model.encode(entry_scene, content, ids, condition, torch.where(lost, 0.0, popularity))
-    z, described = spread(encoded.z, mask), spread(encoded.described, mask)
-    return History(z, described, mask), _stripped(model, content, ids, condition, encoded, mask, z, rng) if strip else z
+    popularity = torch.where(lost, 0.0, popularity)
+    encoded = model.encode(entry_scene, content, ids, condition, popularity)
+    clean = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
+    if drawn is None:
+        return clean, clean.z
+    viewer = mask.nonzero()[:, 0]
+    is_stripped = torch.rand(len(rows), generator=rng, device=history.device) < drawn.level[viewer]
+    at = (is_stripped & (drawn.kind[viewer] == npd.MODALITY)).nonzero()[:, 0]
+    poorer = _poorer(content[at], rng)
+    again = model.encode(model.scene(poorer), poorer, ids[at], condition[at], popularity[at])
+    return clean, spread(encoded.z.index_copy(0, at, again.z), mask)
 
 
-def _stripped(
-    model: MealRec,
-    content: Content,
-    ids: Tensor,
-    condition: Tensor,
-    encoded: Encoded,
-    mask: Tensor,
-    z: Tensor,
-    rng: torch.Generator,
-) -> Tensor:
-    """z [B, L, D] with the pictures or the sound of a random share of the videos taken away; cost: that share."""
-    n = ids.shape[0]
-    chosen = torch.rand(n, generator=rng, device=z.device) < npd.MAX_RATE * npd.KIND_SHARE[npd.MODALITY]
-    if not bool(chosen.any()):
-        return z
-    at = chosen.nonzero()[:, 0]
-    video_not_audio = torch.rand(len(at), generator=rng, device=z.device) < 0.5
-    drop = torch.stack([video_not_audio, ~video_not_audio, torch.zeros_like(video_not_audio)], 1)
-    poorer = content[at].without(drop)
-    again = model.encode(model.scene(poorer), poorer, ids[at], condition[at])
-    return spread(encoded.z.index_copy(0, at, again.z), mask)
+def _poorer(content: Content, rng: torch.Generator) -> Content:
+    """The same videos, each without its pictures or without its sound."""
+    n = len(content.available)
+    without_pictures = torch.rand(n, generator=rng, device=content.available.device) < 0.5
+    kept = torch.zeros_like(without_pictures)
+    return content.without(torch.stack([without_pictures, ~without_pictures, kept], 1))
 
 
 def _catalogue_vectors(

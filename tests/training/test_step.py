@@ -1,0 +1,93 @@
+"""The losses of one step: what they add up to, what they must not see."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mealrec.data.packed import Packed
+from mealrec.model import npd
+from mealrec.model.content import AUDIO, VIDEO
+from mealrec.model.mealrec import MealRec
+from mealrec.model.settings import ModelSettings
+from mealrec.training import step
+from mealrec.training.step import Inputs, LossWeights, distinct, joint_loss
+
+HISTORY = torch.tensor([[0, 1, 2, 6], [7, 8, 9, 10], [0, 0, 11, 12]])
+TARGET = torch.tensor([[0, 2, 6, 13], [8, 9, 10, 14], [0, 0, 12, 15]])
+
+
+def model_of(packed: Packed) -> MealRec:
+    torch.manual_seed(0)
+    return MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, dropout=0.0)).train()
+
+
+def inputs_of(packed: Packed) -> Inputs:
+    videos = distinct(HISTORY, TARGET)
+    return Inputs(HISTORY, TARGET, videos, packed.content.gather(videos))
+
+
+def encoded(packed: Packed, kind: int, level: float) -> tuple[torch.Tensor, torch.Tensor]:
+    model, inputs = model_of(packed), inputs_of(packed)
+    drawn = npd.Draw(torch.full((3,), kind), torch.full((3,), level))
+    clean, stripped = step._encode_history(
+        model, inputs, model.scene(inputs.content), torch.Generator().manual_seed(1), drawn
+    )
+    return clean.z, stripped
+
+
+def test_modalities_are_lost_by_the_viewers_drawn_for_it_and_at_their_level(packed: Packed) -> None:
+    mask = HISTORY > 0
+    clean, stripped = encoded(packed, npd.MODALITY, 1.0)
+    changed = (clean != stripped).any(-1)
+    assert not bool(changed[~mask].any())
+    # a video that had no such modality to lose stays as it was; nearly all lose something at level 1
+    assert float(changed[mask].float().mean()) > 0.8
+    clean, stripped = encoded(packed, npd.MODALITY, 0.0)
+    assert torch.equal(clean, stripped)
+    clean, stripped = encoded(packed, npd.GAUSSIAN, 1.0)
+    assert torch.equal(clean, stripped)
+
+
+def test_each_poorer_video_loses_its_pictures_or_its_sound(packed: Packed) -> None:
+    content = packed.content.gather(torch.arange(6, 30))
+    poorer = step._poorer(content, torch.Generator().manual_seed(1))
+    lost = content.available & ~poorer.available
+    assert bool((lost[:, VIDEO] ^ lost[:, AUDIO]).all())
+    assert torch.equal(poorer.available[:, 2], content.available[:, 2])
+
+
+def test_the_positions_divisor_scales_every_loss(packed: Packed) -> None:
+    from mealrec.config import TrainConfig
+    from mealrec.training.loop import Trainer
+
+    model, inputs = model_of(packed), inputs_of(packed)
+    trainer = Trainer(packed, TrainConfig(), seed=1)
+    catalogue = trainer._refresh(model)
+    model.train()
+
+    def total(positions: float) -> float:
+        rng = torch.Generator().manual_seed(3)
+        return float(joint_loss(model, model, inputs, catalogue, LossWeights(), positions, rng).total.detach())
+
+    assert total(4.0) == pytest.approx(2 * total(8.0), rel=1e-5)
+
+
+def test_every_part_of_the_model_gets_a_gradient_in_the_joint_stage(packed: Packed) -> None:
+    from mealrec.config import TrainConfig
+    from mealrec.training.loop import Trainer
+
+    model, inputs = model_of(packed), inputs_of(packed)
+    catalogue = Trainer(packed, TrainConfig(), seed=1)._refresh(model)
+    model.train()
+    joint_loss(
+        model, model_of(packed), inputs, catalogue, LossWeights(), 10.0, torch.Generator().manual_seed(3)
+    ).total.backward()  # type: ignore[no-untyped-call]
+    without = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is None}
+    touched = {
+        name.split(".")[0]
+        for name, p in model.named_parameters()
+        if p.grad is not None and float(p.grad.abs().sum()) > 0
+    }
+    assert {"ids", "tokeniser", "guidance", "tcd", "salience", "fusion", "backbone", "npd", "condition"} <= touched
+    assert without <= {"npd", "guidance"}  # nothing but unused biases
