@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mealrec.bench.cli import bench
 from mealrec.config import ConfigError, RunConfig, SourceConfig, load, override
 from mealrec.presets import PRESETS, preset
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 sources = typer.Typer(help="Read a public data set into landing files and a catalogue.", no_args_is_help=True)
 app.add_typer(sources, name="ingest")
+app.add_typer(bench, name="bench")
 
 Preset = Annotated[str, typer.Option("--preset", "-p", help=f"Named configuration: {', '.join(PRESETS)}.")]
 Config = Annotated[Path | None, typer.Option("--config", help="JSON file of a configuration, instead of a preset.")]
@@ -129,6 +131,16 @@ def ingest_microlens(
 ) -> None:
     """MicroLens: *_pairs.csv (user,item,timestamp) or *_pairs.tsv (sequences), and *_titles.csv (item,title)."""
     _ingest("microlens", directory, lake, as_json)
+
+
+@sources.command("recbole")
+def ingest_recbole(
+    directory: Annotated[Path, typer.Argument(help="Folder with NAME.inter, and NAME.item for titles.")],
+    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
+    as_json: AsJson = False,
+) -> None:
+    """RecBole's atomic files: NAME.inter, and NAME.item for titles."""
+    _ingest("recbole", directory, lake, as_json)
 
 
 def _stage_command(name: str, does: str, *stages: str) -> None:

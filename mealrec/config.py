@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import date
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-SourceKind = Literal["simulated", "ninerec", "microlens", "landing"]
+from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Prediction, Start
+from mealrec.training.settings import TrainSettings
+
+SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
 
@@ -27,9 +31,10 @@ class Settings(BaseModel):
 class SourceConfig(Settings):
     """Where events and videos come from."""
 
-    kind: SourceKind = Field("landing", description="simulated | ninerec | microlens | landing (your own files)")
+    kind: SourceKind = Field("landing", description="simulated | ninerec | microlens | recbole | landing (your own)")
     directory: str | None = Field(
-        None, description="ninerec, microlens: the folder to read; landing: a folder with events/ and catalogue.*"
+        None,
+        description="ninerec, microlens, recbole: the folder to read; landing: a folder with events/ and catalogue.*",
     )
     videos: int = Field(120, ge=8, description="simulated: number of videos")
     viewers: int = Field(400, ge=8, description="simulated: number of viewers")
@@ -38,7 +43,7 @@ class SourceConfig(Settings):
 
     @model_validator(mode="after")
     def _directory_is_given_where_needed(self) -> SourceConfig:
-        if self.kind in ("ninerec", "microlens") and not self.directory:
+        if self.kind in ("ninerec", "microlens", "recbole") and not self.directory:
             raise ValueError(f"source.kind={self.kind!r} needs source.directory, the folder that holds the set")
         return self
 
@@ -115,15 +120,25 @@ class ModelConfig(Settings):
     """Shapes and switches of MealRec (model.md sections 1 to 3)."""
 
     width: int = Field(64, ge=8, multiple_of=4)
+    backbone: BackboneName = Field("sasrec", description="sasrec | gru4rec | bert4rec | nextitnet")
     layers: int = Field(2, ge=1)
     heads: int = Field(2, ge=1, description="attention heads of the backbone; must divide width")
     max_history: int = Field(20, ge=2, description="L, newest items kept")
     dropout: float = Field(0.2, ge=0, lt=1)
     tokens: Literal["frames", "title"] = Field("frames", description="what TCD refines: frames+audio, or title tokens")
-    tcd: bool = True
-    npd: bool = True
+    content: bool = Field(True, description="false: IDs alone")
+    tcd: Pooling = Field("diffusion", description="diffusion: TCD; attention: without noise; mean: no TCD")
+    personal: Personal = Field(
+        "denoiser", description="where the viewer enters TCD: the denoiser (dear), or the pooling of refined tokens"
+    )
+    guidance: bool = Field(True, description="temporal guidance of TCD")
+    collaborative: bool = Field(True, description="collaborative condition of TCD")
     diffusion_steps: int = Field(32, ge=4, description="T of TCD")
     refine_steps: int = Field(1, ge=1, description="S, deterministic DDIM steps")
+    refine_from: Start = Field("content", description="content: refine the clean tokens; noise: generate")
+    predict: Prediction = Field("clean", description="what TCD's network predicts: clean tokens or noise")
+    denoiser_layers: int = Field(2, ge=1, description="Transformer layers of TCD's denoiser")
+    npd: Npd = Field("blind", description="blind | told the level | augment: corruption without a denoiser | off")
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     temperature: float = Field(1.0, gt=0)
@@ -140,24 +155,39 @@ class TrainConfig(Settings):
 
     workers: int = Field(2, ge=1, description="Ray Train workers (gloo on CPU)")
     threads: int = Field(1, ge=1, description="torch threads a worker")
-    warmup_epochs: int = Field(8, ge=0, description="S0: ID-only backbone")
-    content_epochs: int = Field(2, ge=0, description="S1: tokeniser, TCD and fusion with IDs frozen")
-    joint_epochs: int = Field(20, ge=1, description="S2: everything, with NPD")
+    warmup_epochs: int = Field(30, ge=0, description="S0: everything but TCD and NPD")
+    joint_epochs: int = Field(20, ge=1, description="S1: everything")
     batch_size: int = Field(256, ge=1, description="viewers a step over all workers")
     lr: float = Field(1e-3, gt=0)
-    content_lr: float = Field(3e-4, gt=0)
+    joint_lr: float = Field(3e-4, gt=0, description="S1: rate of what S0 trained before")
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: float = Field(1.0, gt=0)
-    patience: int = Field(6, ge=1, description="epochs without a better validation NDCG@10 in S2")
+    patience: int = Field(6, ge=1, description="epochs of a stage without a better validation NDCG@10")
     tcd_weight: float = Field(0.1, ge=0)
     npd_weight: float = Field(0.5, ge=0)
     id_weight: float = Field(0.5, ge=0, description="weight of CE(h, y) beside CE(hhat, y)")
+    reverse_weight: float = Field(0.5, ge=0, description="weight of predicting the item before, windows read backwards")
+    candidate_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of candidates known by content alone in training"
+    )
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    average: bool = Field(True, description="validate and keep the moving average of the weights")
+    negatives: int | None = Field(
+        None, ge=0, description="sampled candidates a step; 0: the whole catalogue; None: by its size"
+    )
     max_failures: int = Field(2, ge=0)
+
+    def settings(self) -> TrainSettings:
+        """What the loop reads."""
+        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(TrainSettings)})
 
 
 class EvaluateConfig(Settings):
-    """Ranking and significance."""
+    """What is held out, ranking and significance."""
+
+    protocol: Literal["leave-one-out", "temporal"] = Field(
+        "leave-one-out", description="leave-one-out: each viewer's last items; temporal: one time for everybody"
+    )
 
     ks: tuple[int, ...] = Field((5, 10, 20), description="cut-offs of HR and NDCG; 10 must be among them")
     bootstrap: int = Field(1000, ge=100, description="paired resamples of viewers")

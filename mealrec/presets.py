@@ -26,7 +26,7 @@ def demo() -> RunConfig:
         source=SourceConfig(kind="simulated"),
         sessionize=SessionizeConfig(earliest="2026-01-01", latest="2026-03-01"),
         model=ModelConfig(id_dropout=0.3),
-        train=TrainConfig(content_lr=1e-3),
+        train=TrainConfig(warmup_epochs=8, joint_lr=1e-3),
     )
 
 
@@ -75,6 +75,6 @@ def _titles_only(kind: str, folder: str, *, max_history: int) -> RunConfig:
         source=SourceConfig.model_validate({"kind": kind, "directory": str(Path(root) / folder)}),
         sessionize=SessionizeConfig(user_core=1, item_core=1),
         features=FeaturesConfig(visual="none", audio="none"),
-        model=ModelConfig(tokens="title", max_history=max_history, dropout=0.3),
-        train=TrainConfig(batch_size=64, warmup_epochs=60, content_epochs=1, joint_epochs=10, patience=5),
+        model=ModelConfig(tokens="title", max_history=max_history, dropout=0.3, personal="pooling", denoiser_layers=1),
+        train=TrainConfig(batch_size=64, warmup_epochs=60, joint_epochs=10, patience=5),
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mealrec.data.packed import Packed, training_part
+from mealrec.data.split import leave_one_out
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +51,7 @@ def write_packed(
         "times": np.where(mask, np.arange(frames) * 500, -1).astype(np.int64),
         "frame_mask": mask,
         "available": available,
-        "train_count": np.bincount(training_part(sequence, offsets)[0], minlength=items + 1),
+        "train_count": np.bincount(training_part(sequence, offsets, leave_one_out(offsets))[0], minlength=items + 1),
         "sequence": sequence,
         "offsets": offsets,
         "viewers": np.array([f"u{n}" for n in range(viewers)]),

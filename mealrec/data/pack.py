@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow.compute as pc
 
 from mealrec.data.packed import training_part
+from mealrec.data.split import Protocol, leave_one_out, temporal
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
@@ -23,10 +24,20 @@ TokenKind = Literal["frames", "title"]
 Say = Callable[[str], None]
 
 
-def pack(lake: Lake, versions: dict[str, int], out: Path, *, tokens: TokenKind, frames: int, say: Say) -> Path:
+def pack(
+    lake: Lake,
+    versions: dict[str, int],
+    out: Path,
+    *,
+    tokens: TokenKind,
+    frames: int,
+    say: Say,
+    protocol: Protocol = "leave-one-out",
+) -> Path:
     """Write the dataset into `out` (by rename at the end, so a killed run leaves nothing that looks whole).
 
-    versions pins each table; `frames` is F: frames kept a video, or title tokens where `tokens` is "title".
+    versions pins each table; `frames` is F: frames kept a video, or title tokens where `tokens` is "title"; protocol says
+    what trains and what is held out.
     """
     if out.is_dir():
         say(f"packed dataset {out.name} is there already")
@@ -36,9 +47,9 @@ def pack(lake: Lake, versions: dict[str, int], out: Path, *, tokens: TokenKind, 
     building.mkdir(parents=True)
     ids = _item_ids(lake, versions[ITEMS])
     (building / "items.json").write_text(json.dumps(ids))
-    viewers, interactions = _sequences(lake, versions[SEQUENCES], building, len(ids))
+    viewers, interactions = _sequences(lake, versions[SEQUENCES], building, len(ids), protocol)
     described = _features(lake, versions[FEATURES], building, ids, tokens, frames)
-    meta = {"held_out": 2, "tokens": tokens, "versions": versions, "lake": lake.root}
+    meta = {"protocol": protocol, "tokens": tokens, "versions": versions, "lake": lake.root}
     (building / "meta.json").write_text(json.dumps(meta))
     building.rename(out)
     say(f"packed {viewers} viewers, {interactions} interactions, {len(ids)} videos ({described} with content)")
@@ -54,9 +65,10 @@ def _item_ids(lake: Lake, version: int) -> list[str]:
     return ids
 
 
-def _sequences(lake: Lake, version: int, folder: Path, items: int) -> tuple[int, int]:
+def _sequences(lake: Lake, version: int, folder: Path, items: int, protocol: Protocol) -> tuple[int, int]:
     """Flat sequences ordered by user id, so that the files' own order does not matter."""
-    table = lake.read(SEQUENCES, version, columns=["user_id", "item_index"]).sort_by("user_id").combine_chunks()
+    columns = ["user_id", "item_index", "temporal_valid_start", "temporal_test_start"]
+    table = lake.read(SEQUENCES, version, columns=columns).sort_by("user_id").combine_chunks()
     lists = table["item_index"].combine_chunks()
     sequence = pc.list_flatten(lists).to_numpy().astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())]).astype(np.int64)
@@ -65,7 +77,12 @@ def _sequences(lake: Lake, version: int, folder: Path, items: int) -> tuple[int,
     np.save(folder / "sequence.npy", sequence)
     np.save(folder / "offsets.npy", offsets)
     np.save(folder / "viewers.npy", np.array(table["user_id"].to_pylist(), dtype=np.str_))
-    counts = np.bincount(training_part(sequence, offsets)[0], minlength=items + 1).astype(np.int64)
+    cuts = leave_one_out(offsets)
+    if protocol == "temporal":
+        starts = (table[name].to_numpy().astype(np.int64) for name in columns[2:])
+        cuts = temporal(offsets, *starts)
+        np.save(folder / "cuts.npy", np.stack(cuts, 1))
+    counts = np.bincount(training_part(sequence, offsets, cuts)[0], minlength=items + 1).astype(np.int64)
     np.save(folder / "train_count.npy", counts)
     return len(offsets) - 1, len(sequence)
 

@@ -4,7 +4,8 @@
     viewers.npy        user ids (fixed-width unicode)
     sequence.npy       int64, all viewers' item indices one after another, oldest first
     offsets.npy        int64 [viewers + 1]
-    meta.json          held_out (2: leave-one-out), and where it came from
+    cuts.npy           int64 [viewers, 3], only where the split is not leave-one-out (split.py)
+    meta.json          protocol, tokens, and where it came from
     and the content arrays of `arrays.py`
 Needs numpy and torch alone, so training runs on a bare machine from such a folder.
 """
@@ -20,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mealrec.data.arrays import ContentArrays
+from mealrec.data.split import Cuts, Protocol, leave_one_out, training_rows
 
 Split = Literal["train", "valid", "test"]
-HELD_OUT = 2  # leave-one-out: the last item is the test target, the one before it the validation target
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Packed:
     sequence: npt.NDArray[np.int64]
     offsets: npt.NDArray[np.int64]
     content: ContentArrays
+    cuts: Cuts
 
     @classmethod
     def open(cls, root: Path) -> Packed:
@@ -44,7 +46,9 @@ class Packed:
         meta = json.loads((root / "meta.json").read_text())
         sequence = np.load(root / "sequence.npy", mmap_mode="r", allow_pickle=False)
         offsets = np.load(root / "offsets.npy", mmap_mode="r", allow_pickle=False)
-        return cls(root, meta, sequence, offsets, ContentArrays.open(root))
+        protocol: Protocol = meta.get("protocol", "leave-one-out")
+        cuts = leave_one_out(offsets) if protocol == "leave-one-out" else _stored_cuts(root)
+        return cls(root, meta, sequence, offsets, ContentArrays.open(root), cuts)
 
     @property
     def viewers(self) -> int:
@@ -64,23 +68,36 @@ class Packed:
 
     def history(self, viewer: int, split: Split) -> npt.NDArray[np.int64]:
         """What is known of a viewer before the split's target; for `train` the whole training part."""
-        start, end = int(self.offsets[viewer]), int(self.offsets[viewer + 1])
-        held = HELD_OUT - 1 if split == "test" else HELD_OUT
-        return self.sequence[start : max(end - held, start)]
+        start = int(self.offsets[viewer])
+        end = int({"train": self.cuts.train_end, "valid": self.cuts.valid_at, "test": self.cuts.test_at}[split][viewer])
+        return self.sequence[start : max(end, start)]
+
+    def target_at(self, split: Literal["valid", "test"]) -> npt.NDArray[np.int64]:
+        """Position of every viewer's held-out item in the sequence, -1 where there is none."""
+        return self.cuts.valid_at if split == "valid" else self.cuts.test_at
 
     def target(self, viewer: int, split: Literal["valid", "test"]) -> int:
-        """The held-out item of a viewer."""
-        return int(self.sequence[int(self.offsets[viewer + 1]) - (2 if split == "valid" else 1)])
+        """The held-out item of a viewer. Raises ValueError for a viewer without one."""
+        at = int(self.target_at(split)[viewer])
+        if at < 0:
+            raise ValueError(f"viewer {viewer} has no {split} target")
+        return int(self.sequence[at])
+
+    def training_part(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """All training interactions, viewer after viewer, and which of them is its viewer's first."""
+        return training_part(self.sequence, self.offsets, self.cuts)
 
 
 def training_part(
-    sequence: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
+    sequence: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64], cuts: Cuts
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """All interactions but each viewer's held-out ones, and which of them is its viewer's first."""
-    keep = np.ones(len(sequence), dtype=bool)
+    """All interactions but the held-out ones, and which of them is its viewer's first."""
+    keep = training_rows(offsets, cuts)
     first = np.zeros(len(sequence), dtype=bool)
     first[offsets[:-1][np.diff(offsets) > 0]] = True
-    for back in range(1, HELD_OUT + 1):
-        at = offsets[1:] - back
-        keep[at[at >= offsets[:-1]]] = False
     return np.asarray(sequence)[keep], first[keep]
+
+
+def _stored_cuts(root: Path) -> Cuts:
+    stored = np.load(root / "cuts.npy", mmap_mode="r", allow_pickle=False)
+    return Cuts(stored[:, 0], stored[:, 1], stored[:, 2])

@@ -1,7 +1,7 @@
-"""Ranking metrics over the full catalogue: ranks, HR@K and NDCG@K. Imports torch alone.
+"""Ranking metrics over the full catalogue: ranks, HR@K, NDCG@K and MRR@K. Imports torch alone.
 
-One relevant item a viewer (leave-one-out): HR@K = share of viewers whose target is in the first K, NDCG@K = mean of
-1 / log2(1 + rank) over those, 0 for the others.
+One relevant item a viewer: HR@K = share of viewers whose target is in the first K, NDCG@K = mean over viewers of
+1 / log2(1 + rank), MRR@K of 1 / rank, where the target is in the first K, 0 for the others.
 """
 
 from __future__ import annotations
@@ -12,19 +12,30 @@ import torch
 from torch import Tensor
 
 
+def candidates_only(scores: Tensor, seen: Tensor) -> Tensor:
+    """scores [B, N + 1] with the history seen [B, L] (0 = padding) and column 0 at minus infinity, as a copy.
+
+    Raises ValueError for a NaN score."""
+    if bool(torch.isnan(scores).any()):
+        raise ValueError("scores hold NaN: the model diverged or its features are broken")
+    masked = scores.scatter(1, seen, -torch.inf)
+    masked[:, 0] = -torch.inf
+    return masked
+
+
 def target_ranks(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     """1-based rank of each target among all items not seen: scores [B, N + 1], target [B], seen [B, L] (0 = padding).
 
     Ties are broken by item index, lower first. Raises ValueError for a NaN score or a target that was already seen."""
-    if bool(torch.isnan(scores).any()):
-        raise ValueError("scores hold NaN: the model diverged or its features are broken")
     if bool((seen == target[:, None]).any()):
         raise ValueError("a target is in its own history: the split leaks")
-    masked = scores.clone()
-    masked.scatter_(1, seen, -torch.inf)
-    masked[:, 0] = -torch.inf
+    return ranks_among(candidates_only(scores, seen), target)
+
+
+def ranks_among(masked: Tensor, target: Tensor) -> Tensor:
+    """1-based rank of each target among the scores of `candidates_only`, ties by item index."""
     own = masked.gather(1, target[:, None])
-    index = torch.arange(scores.shape[1], device=scores.device)
+    index = torch.arange(masked.shape[1], device=masked.device)
     ahead = (masked > own) | ((masked == own) & (index < target[:, None]))
     return 1 + ahead.sum(1)
 
@@ -39,11 +50,17 @@ def gains(ranks: Tensor, k: int) -> Tensor:
     return hits(ranks, k) / torch.log2(1 + ranks.double())
 
 
+def reciprocals(ranks: Tensor, k: int) -> Tensor:
+    """1 / rank where the target is among the first k, else 0, float64 [B]."""
+    return hits(ranks, k) / ranks.double()
+
+
 def summarise(ranks: Tensor, ks: Sequence[int]) -> dict[str, float]:
-    """{"hr@k": ..., "ndcg@k": ...}: means over viewers; zeros when there are none."""
+    """{"hr@k": ..., "ndcg@k": ..., "mrr@k": ...}: means over viewers; zeros when there are none."""
     viewers = max(len(ranks), 1)
     out: dict[str, float] = {}
     for k in ks:
         out[f"hr@{k}"] = float(hits(ranks, k).sum()) / viewers
         out[f"ndcg@{k}"] = float(gains(ranks, k).sum()) / viewers
+        out[f"mrr@{k}"] = float(reciprocals(ranks, k).sum()) / viewers
     return out

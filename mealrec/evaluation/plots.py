@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 COLOURS = {"mealrec": "#c2410c", "markov": "#0f766e", "popularity": "#64748b"}
-STAGE_SHADES = {"warmup": "#f1f5f9", "content": "#e2e8f0", "joint": "#fff7ed"}
+STAGE_SHADES = {"warmup": "#f1f5f9", "joint": "#fff7ed"}
 pyplot.rcParams.update(
     {
         "svg.fonttype": "none",
@@ -38,7 +38,7 @@ def curves(entries: Sequence[Mapping[str, Any]]) -> str:
             own = [e["epoch"] for e in entries if e["stage"] == stage]
             if own:
                 axis.axvspan(min(own) - 0.5, max(own) + 0.5, color=shade, zorder=0)
-                height = 1.1 if stage == "content" else 1.02  # short: its name must not run into the next
+                height = 1.02
                 where = axis.get_xaxis_transform()
                 axis.text(min(own) - 0.4, height, stage, transform=where, fontsize=8, color="#475569")
         axis.plot(epochs, [e.get(key, float("nan")) for e in entries], color=COLOURS["mealrec"], lw=1.8)

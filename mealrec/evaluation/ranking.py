@@ -13,22 +13,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mealrec.data.batches import evaluation_batches
-from mealrec.data.packed import Packed, training_part
-from mealrec.evaluation.metrics import target_ranks
+from mealrec.data.batches import evaluation_batches, watched
+from mealrec.data.packed import Packed
+from mealrec.evaluation.metrics import candidates_only, ranks_among
 from mealrec.model.baselines import Markov, Popularity
-from mealrec.model.inference import Gather, preference
+from mealrec.model.inference import Gather, catalogue_tokens, plain_state, preference
 from mealrec.model.mealrec import MealRec
 
 Scorer = Callable[[Tensor], Tensor]  # history [B, L] -> scores [B, N + 1]
 
 
 class Ranked(NamedTuple):
-    """viewer rows of the packed dataset, their targets and 1-based ranks, each [V]."""
+    """viewer rows of the packed dataset, their targets and 1-based ranks, each [V]; shown [N + 1]: to how many viewers each
+    video was recommended among the first EXPOSURE."""
 
     viewer: npt.NDArray[np.int64]
     target: npt.NDArray[np.int64]
     rank: npt.NDArray[np.int64]
+    shown: npt.NDArray[np.int64]
+
+
+EXPOSURE = 10
 
 
 def rank_targets(
@@ -45,58 +50,53 @@ def rank_targets(
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
     what is older than the model's window."""
     viewers, targets, ranks = [], [], []
+    shown = torch.zeros(data.items + 1, dtype=torch.int64, device=device)
     for viewer, batch in evaluation_batches(
         data, split, max_history=max_history, batch_size=batch_size, rank=rank, world=world
     ):
         target = batch.target[:, -1].to(device)
-        scores = scorer(batch.history.to(device))
-        seen = _watched(data, viewer, split).to(device)
+        seen = watched(data, viewer, split).to(device)
+        if bool((seen == target[:, None]).any()):
+            raise ValueError("a target is in its own history: the split leaks")
+        masked = candidates_only(scorer(batch.history.to(device)), seen)
+        top = masked.topk(min(EXPOSURE, data.items), dim=1).indices.reshape(-1)
+        shown += torch.bincount(top, minlength=len(shown))
         viewers.append(viewer)
         targets.append(target.cpu().numpy())
-        ranks.append(target_ranks(scores, target, seen).cpu().numpy())
+        ranks.append(ranks_among(masked, target).cpu().numpy())
+    exposure = shown.cpu().numpy()
     if not viewers:
         none = np.zeros(0, dtype=np.int64)
-        return Ranked(none, none, none)
-    return Ranked(np.concatenate(viewers), np.concatenate(targets), np.concatenate(ranks))
+        return Ranked(none, none, none, exposure)
+    everyone = np.concatenate(viewers)
+    order = np.argsort(everyone)  # batches go by length; results by viewer, so that two systems' rows pair up
+    return Ranked(everyone[order], np.concatenate(targets)[order], np.concatenate(ranks)[order], exposure)
 
 
 def model_scorer(model: MealRec, gather: Gather, catalogue: Tensor) -> Scorer:
     """Scores of the full model: TCD user+item on the history, NPD, item-mode catalogue vectors [N + 1, D]."""
+    tokens = catalogue_tokens(model, gather, len(catalogue) - 1)
 
     @torch.no_grad()
     def score(history: Tensor) -> Tensor:
-        return model.scores(preference(model, gather, history).state, catalogue)
+        return model.scores(preference(model, gather, history, tokens).state, catalogue)
 
     return score
 
 
-def id_scorer(model: MealRec) -> Scorer:
-    """Scores of the ID-only pass (stage S0, and the SASRec row of a report)."""
+def plain_scorer(model: MealRec, vectors: Tensor) -> Scorer:
+    """Scores of the model without diffusion and denoising, on plain vectors [N + 1, D]."""
 
     @torch.no_grad()
     def score(history: Tensor) -> Tensor:
-        return model.scores(model.id_states(history)[:, -1], model.ids.weight)
+        return model.scores(plain_state(model, vectors, history), vectors)
 
     return score
-
-
-def baseline_scorer(baseline: Popularity | Markov) -> Scorer:
-    return lambda history: baseline.scores(history[:, -1])
 
 
 def baselines(data: Packed) -> dict[str, Popularity | Markov]:
     """Popularity and first-order Markov from the training part of the same dataset."""
-    sequence, first = training_part(data.sequence, data.offsets)
+    sequence, first = data.training_part()
     counts = data.content.train_count()
     markov = Markov(torch.from_numpy(sequence), torch.from_numpy(first), counts)
     return {"popularity": Popularity(counts), "markov": markov}
-
-
-def _watched(data: Packed, viewers: npt.NDArray[np.int64], split: Literal["valid", "test"]) -> Tensor:
-    """Everything each viewer watched before the target, padded with 0: [B, longest]."""
-    rows = [data.history(int(v), split) for v in viewers]
-    width = max(max(len(r) for r in rows), 1)
-    out = torch.zeros(len(rows), width, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.from_numpy(np.array(row))
-    return out

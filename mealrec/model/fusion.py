@@ -1,7 +1,7 @@
 """Fusion of a video's content with its trained ID (model.md 2.6).
 
-The ID keeps a direct path and the gate decides per dimension how much content is added: z = e + gate * content. With the
-convex form of the specification an ID trained before (stage S0) is shrunk at once; this form starts where S0 ended.
+The ID keeps a direct path and the gate decides per dimension how much content is added: z = e + gate * content. Content is in
+from the first stage on: added to IDs that were trained alone it gained nothing (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mealrec.model.layers import rms_norm
 from mealrec.model.settings import ModelSettings
 
-GATE_START = -2.0  # sigmoid(-2) = 0.12: content enters gently beside a trained ID
+GATE_START = -1.0  # sigmoid(-1) = 0.27: content begins below the scale of a trained ID
 
 
 class Fusion(nn.Module):
@@ -23,9 +24,7 @@ class Fusion(nn.Module):
         self.text = nn.Linear(settings.text_dim, width) if settings.text_dim else None
         self.no_text = nn.Parameter(torch.randn(width) * 0.02)
         self.no_video = nn.Parameter(torch.randn(width) * 0.02)
-        self.content = nn.Sequential(
-            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(2 * width, width)
-        )
+        self.content = nn.Sequential(nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.gate = nn.Linear(2 * width + 4, width)
         nn.init.zeros_(self.gate.weight)
         nn.init.constant_(self.gate.bias, GATE_START)
@@ -36,7 +35,7 @@ class Fusion(nn.Module):
         video = torch.where(has_frames[:, None], pooled, self.no_video)
         title = self.no_text.expand_as(video)
         if self.text is not None:
-            title = torch.where(has_text[:, None], self.text(text.to(video.dtype)), title)
+            title = torch.where(has_text[:, None], self.text(rms_norm(text.to(video.dtype))), title)
         described: Tensor = self.content(torch.cat([video, title], -1))
         return described
 

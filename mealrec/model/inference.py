@@ -14,6 +14,7 @@ from torch import Tensor
 from mealrec.model.content import Content
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
+from mealrec.model.tcd import Scene
 
 Gather = Callable[[Tensor], Content]
 
@@ -26,11 +27,21 @@ class Described(NamedTuple):
     salience: Tensor
 
 
+class Tokens(NamedTuple):
+    """Item-mode refined tokens [N + 1, F, D] of the whole catalogue and its scene: with personal "pooling" a viewer only
+    weighs them. Memory: some 4 x N x F x D numbers."""
+
+    refined: Tensor
+    scene: Scene
+
+
 class Preference(NamedTuple):
-    """Viewers' denoised states h [B, D] and, for every history position, the frames' salience [B, L, F]."""
+    """Viewers' denoised states h [B, D] and, for every history position, the frames' salience [B, L, F]; unusual [B]:
+    ||R|| / ||h||, how far the denoiser moved the state (0 without one)."""
 
     state: Tensor
     salience: Tensor
+    unusual: Tensor
 
 
 @torch.no_grad()
@@ -56,16 +67,45 @@ def describe_range(model: MealRec, gather: Gather, start: int, end: int, *, chun
 
 
 @torch.no_grad()
-def preference(model: MealRec, gather: Gather, history: Tensor) -> Preference:
+def catalogue_tokens(model: MealRec, gather: Gather, items: int, *, chunk: int = 512) -> Tokens | None:
+    """Refined tokens of the items 0..items; None where a viewer's signal enters the denoiser (personal "denoiser")."""
+    if model.settings.personal == "denoiser" or model.settings.tcd == "mean":
+        return None
+    parts: list[tuple[Tensor, ...]] = []
+    for at in range(0, items + 1, chunk):
+        index = torch.arange(at, min(at + chunk, items + 1), device=model.null_id.device)
+        content = gather(index)
+        scene = model.scene(content)
+        ids = model.id_vectors(index, content.log_popularity)
+        parts.append((model.refine(scene, model.conditions(None, ids)), *scene))
+    refined, *scene_parts = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Tokens(refined, Scene(*scene_parts))
+
+
+@torch.no_grad()
+def preference(model: MealRec, gather: Gather, history: Tensor, tokens: Tokens | None = None) -> Preference:
     """Denoised preference of viewers with histories [B, L] (left-padded with 0, L <= max_history), TCD in mode user+item.
 
-    Cost: one denoiser run for each history position. A viewer without history gets the state zero."""
+    Cost: one denoiser run for each history position; with `tokens` none. A viewer without history gets the state zero."""
     mask = history > 0
     videos, rows = torch.unique(history[mask], return_inverse=True)
     content = gather(videos)
-    scene = model.scene(content).rows(rows)
-    content = content[rows]
-    ids = model.id_vectors(history[mask], content.log_popularity)
-    encoded = model.encode(scene, content, ids, model.conditions(model.users_before(history)[mask], ids))
+    scene = model.scene(content) if tokens is None else tokens.scene.rows(videos)
+    ids = model.id_vectors(history[mask], content.log_popularity[rows])
+    _, plain = model.plain_history(content, rows, ids)
+    users = model.users_before(spread(plain, mask), mask)[mask]
+    refined = None if tokens is None else tokens.refined[videos]
+    encoded, _ = model.encode_history(content, scene, rows, users, ids, refined=refined)
     held = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
-    return Preference(model.preferences(held)[:, -1], spread(encoded.salience, mask))
+    states = model.states(held)
+    state = model.denoise(states, held)[:, -1]
+    moved = (state - states[:, -1]).norm(dim=-1) / states[:, -1].norm(dim=-1).clamp(min=1e-8)
+    return Preference(state, spread(encoded.salience, mask), moved)
+
+
+@torch.no_grad()
+def plain_state(model: MealRec, vectors: Tensor, history: Tensor) -> Tensor:
+    """States [B, D] of histories [B, L] in plain vectors [N + 1, D]: the model before, or without, TCD and NPD."""
+    mask = history > 0
+    states: Tensor = model.backbone(vectors[history] * mask[..., None], mask)
+    return states[:, -1]

@@ -29,6 +29,28 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     return F.softmax(filled, -1) * mask
 
 
+class Dropout(nn.Module):
+    """Dropout that draws eight decisions from one random 64-bit number: on a CPU several times faster than torch's, which draws
+    a double each. The rate is rounded to a 256th, and the scale fits the rounded rate. Randomness comes from torch's global
+    generator, as everywhere in dropout."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"dropout {rate} is not in [0, 1)")
+        self.rate = rate
+        self.kept = max(round(256 * (1 - rate)), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.kept == 256:
+            return x
+        if x.device.type != "cpu":
+            return F.dropout(x, self.rate)
+        n = x.numel()
+        bits = torch.empty((n + 7) // 8, dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[:n]
+        return x * (bits.view(x.shape) < self.kept).to(x.dtype).mul_(256 / self.kept)
+
+
 class AttentionLayer(nn.Module):
     """Pre-LN multi-head attention and feed-forward with residuals; x [n, l, D] -> [n, l, D]."""
 
@@ -40,9 +62,9 @@ class AttentionLayer(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.feed = nn.Sequential(
-            nn.Linear(width, expand * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expand * width, width)
+            nn.Linear(width, expand * width), nn.GELU(), Dropout(dropout), nn.Linear(expand * width, width)
         )
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """mask bool, broadcastable to [n, heads, l, l]: which key a query may see. A query with no key passes its

@@ -2,6 +2,9 @@
 
 content --tokeniser--> x --guidance--> g --TCD(condition)--> xhat --salience--> v --fusion--> z
 z of the history --backbone--> H --NPD--> hhat ;  score = <hhat, zbar> / temperature over the catalogue's item-mode zbar
+
+The `plain` vector of a video (mean of its tokens, no diffusion) is what the first training stage learns with, what the
+collaborative condition is computed from, and where the refined vector starts.
 """
 
 from __future__ import annotations
@@ -11,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mealrec.model.backbone import SASRec, previous_state
-from mealrec.model.content import Content
+from mealrec.model.backbone import backbone, previous_state
+from mealrec.model.content import TEXT, Content
 from mealrec.model.fusion import Fusion
 from mealrec.model.guidance import TemporalGuidance
 from mealrec.model.npd import PreferenceDenoiser, running_mean
 from mealrec.model.salience import SaliencePooling
 from mealrec.model.settings import ModelSettings
+from mealrec.model.summary import Summary, summarise
 from mealrec.model.tcd import ContentDiffusion, Scene
 from mealrec.model.tokeniser import FrameTokeniser
 
@@ -51,15 +55,23 @@ class MealRec(nn.Module):
         with torch.no_grad():
             self.ids.weight[0].zero_()
         self.null_id = nn.Parameter(torch.randn(width) * 0.02)
+        self.backwards = nn.Parameter(torch.randn(width) * 0.02)  # says that a window is read from its end
         self.null_user = nn.Parameter(torch.randn(width) * 0.02)
         self.tokeniser = FrameTokeniser(settings)
-        self.guidance = TemporalGuidance(width)
+        self.guidance = TemporalGuidance(width, enabled=settings.guidance)
         self.condition = nn.Linear(2 * width, width)
         self.tcd = ContentDiffusion(settings)
         self.salience = SaliencePooling(width)
         self.fusion = Fusion(settings)
-        self.backbone = SASRec(settings)
-        self.npd = PreferenceDenoiser(width, heads=settings.heads)
+        self.backbone = backbone(
+            settings.backbone,
+            width=width,
+            max_history=settings.max_history,
+            layers=settings.layers,
+            heads=settings.heads,
+            dropout=settings.dropout,
+        )
+        self.npd = PreferenceDenoiser(width, heads=settings.heads, told=settings.npd == "told")
 
     # -- videos ------------------------------------------------------------------------------------------------------
     def scene(self, content: Content) -> Scene:
@@ -75,60 +87,122 @@ class MealRec(nn.Module):
 
     def conditions(self, users: Tensor | None, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """c = W_c [u ; e_i] (2.3). users None is mode `item`. With a generator (training) each part is replaced by its null
-        with probability condition_dropout, which trains the modes `item` and `null`."""
+        with probability condition_dropout, which trains the modes `item` and `null`. Without the collaborative signal (A3)
+        every condition is the null one."""
         n = ids.shape[0]
         users = self.null_user.expand(n, -1) if users is None else users
-        if generator is not None:
+        if not self.settings.collaborative:
+            users, ids = self.null_user.expand(n, -1), self.null_id.expand(n, -1)
+        elif generator is not None:
             drop = torch.rand(n, 2, generator=generator, device=ids.device) < self.settings.condition_dropout
             users = torch.where(drop[:, :1], self.null_user, users)
             ids = torch.where(drop[:, 1:], self.null_id, ids)
         out: Tensor = self.condition(torch.cat([users, ids], -1))
         return out
 
-    def encode(
-        self, scene: Scene, content: Content, ids: Tensor, condition: Tensor, log_popularity: Tensor | None = None
-    ) -> Encoded:
-        """TCD, salience and fusion for n (video, condition) pairs. Without TCD: the mean of the clean tokens."""
-        if self.settings.tcd:
-            refined = self.tcd.refine(scene, condition)
-            pooled, weight = self.salience(refined, scene, condition)
-        else:
+    def refine(self, scene: Scene, condition: Tensor) -> Tensor:
+        """Refined tokens xhat [n, F, D]; the clean ones where TCD is a plain mean."""
+        return scene.x if self.settings.tcd == "mean" else self.tcd.refine(scene, condition)
+
+    def pool(self, refined: Tensor, scene: Scene, condition: Tensor, content: Content) -> tuple[Tensor, Tensor]:
+        """v [n, D] and the weights of the frames [n, F]."""
+        if self.settings.tcd == "mean":
             weight = scene.mask / scene.mask.sum(1, keepdim=True).clamp(min=1)
-            pooled = (weight[..., None] * scene.x).sum(1)
+            return self.tokeniser.mean_token(summarise(content), content.available), weight
+        pooled: tuple[Tensor, Tensor] = self.salience(refined, scene, condition)
+        return pooled
+
+    def encode(
+        self,
+        scene: Scene,
+        content: Content,
+        ids: Tensor,
+        condition: Tensor,
+        *,
+        refined: Tensor | None = None,
+        log_popularity: Tensor | None = None,
+    ) -> Encoded:
+        """TCD, salience and fusion for n (video, condition) pairs; refined [n, F, D] where it was computed before."""
+        if refined is None:
+            refined = self.refine(scene, condition)
+        pooled, weight = self.pool(refined, scene, condition, content)
         described = self.fusion.describe(pooled, content.text, content.has_frames, content.has_text)
         popularity = content.log_popularity if log_popularity is None else log_popularity
-        return Encoded(pooled, described, self.fusion(ids, described, content.available, popularity), weight)
+        z = self.fusion(ids, described, content.available, popularity) if self.settings.content else ids
+        return Encoded(pooled, described, z, weight)
+
+    def encode_history(
+        self,
+        content: Content,
+        scene: Scene,
+        rows: Tensor,
+        users: Tensor,
+        ids: Tensor,
+        *,
+        lost: Tensor | None = None,
+        refined: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Encoded, Tensor]:
+        """Videos `rows` [m] of content and scene (n distinct videos) as m (viewer, position) pairs see them, and the
+        conditions [m, D]. lost [m]: pairs whose ID is replaced by the null one. With personal "pooling" the denoiser runs
+        n times, in mode `item`, or not at all where `refined` [n, F, D] is given; otherwise m times."""
+        condition = self.conditions(users, ids, generator)
+        if self.settings.personal == "denoiser":
+            refined = None
+        elif refined is not None:
+            refined = refined[rows]
+        else:
+            own = torch.zeros(len(scene.x), ids.shape[-1], dtype=ids.dtype, device=ids.device)
+            own = own.index_copy(0, rows, ids.detach())  # any of a video's pairs: their IDs are the same
+            refined = self.refine(scene, self.conditions(None, own, generator))[rows]
+        popularity = content.log_popularity[rows]
+        if lost is not None:
+            ids = torch.where(lost[:, None], self.null_id, ids)
+            popularity = torch.where(lost, 0.0, popularity)
+        seen = self.encode(scene.rows(rows), content[rows], ids, condition, refined=refined, log_popularity=popularity)
+        return seen, condition
+
+    def described_plain(self, summary: Summary, text: Tensor, has_frames: Tensor, available: Tensor) -> Tensor:
+        """Described content [n, D] of the tokens' mean; zeros for the ID-only model."""
+        if not self.settings.content:
+            return self.null_id.new_zeros(len(available), self.settings.width)
+        pooled = self.tokeniser.mean_token(summary, available)
+        return self.fusion.describe(pooled, text, has_frames, available[:, TEXT])
+
+    def plain_history(self, content: Content, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Described content and plain vectors [m, D] of the pairs `rows` [m] of n distinct videos."""
+        described = self.described_plain(summarise(content), content.text, content.has_frames, content.available)[rows]
+        if not self.settings.content:
+            return described, ids
+        return described, self.fusion(ids, described, content.available[rows], content.log_popularity[rows])
 
     def catalogue(self, described: Tensor, available: Tensor, log_popularity: Tensor) -> Tensor:
         """Item-mode vectors zbar [N + 1, D] of the whole catalogue from described content [N + 1, D]; row 0 is padding."""
         index = torch.arange(described.shape[0], device=described.device)
-        out: Tensor = self.fusion(self.id_vectors(index, log_popularity), described, available, log_popularity)
-        return out
+        ids = self.id_vectors(index, log_popularity)
+        return self.fusion(ids, described, available, log_popularity) if self.settings.content else ids
 
     # -- viewers -----------------------------------------------------------------------------------------------------
-    def id_states(self, history: Tensor) -> Tensor:
-        """States of an ID-only pass [B, L, D]: the S0 model, and where the collaborative condition u comes from."""
-        states: Tensor = self.backbone(self.ids(history), history > 0)
-        return states
-
-    def users_before(self, history: Tensor) -> Tensor:
-        """u for every position [B, L, D]: stop-gradient ID-only state before it (2.3)."""
+    def users_before(self, z: Tensor, mask: Tensor) -> Tensor:
+        """u for every position [B, L, D] of a history in plain vectors z: stop-gradient state before it (2.3, no leak). A
+        bidirectional backbone would look ahead, so its condition is the mean of what was watched before."""
         with torch.no_grad():
-            states = self.id_states(history)
-        return previous_state(states, history > 0, self.null_user)
+            z = z.detach()
+            states = self.backbone(z, mask) if self.backbone.causal else running_mean(z, mask)
+        return previous_state(states, mask, self.null_user)
 
     def states(self, history: History) -> Tensor:
         out: Tensor = self.backbone(history.z, history.mask)
         return out
 
-    def preferences(self, history: History) -> Tensor:
-        """Denoised states hhat at every position [B, L, D]; the plain states when NPD is off."""
-        return self.denoise(self.states(history), history)
+    def preferences(self, history: History, told: Tensor | None = None) -> Tensor:
+        """Denoised states hhat at every position [B, L, D]; the plain states when there is no denoiser."""
+        return self.denoise(self.states(history), history, told)
 
-    def denoise(self, states: Tensor, history: History) -> Tensor:
-        if not self.settings.npd:
+    def denoise(self, states: Tensor, history: History, told: Tensor | None = None) -> Tensor:
+        if self.settings.npd not in ("blind", "told"):
             return states
-        out: Tensor = self.npd(states, history.mask, running_mean(history.described, history.mask))
+        out: Tensor = self.npd(states, history.mask, running_mean(history.described, history.mask), told)
         return out
 
     def scores(self, preference: Tensor, catalogue: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from mealrec.model.layers import causal_mask
 
 GAUSSIAN, INTERACTION, MODALITY, CLEAN = range(4)
+KINDS = 4
 KIND_SHARE = (0.5, 0.35, 0.1, 0.05)
 SIGMA = (0.05, 1.0)
 MAX_RATE = 0.5
@@ -47,6 +48,18 @@ def draw(viewers: int, generator: torch.Generator) -> Draw:
     sigma = torch.exp(math.log(SIGMA[0]) + uniform * (math.log(SIGMA[1]) - math.log(SIGMA[0])))
     level = torch.where(kind == GAUSSIAN, sigma, uniform * MAX_RATE)
     return Draw(kind, torch.where(kind == CLEAN, torch.zeros_like(level), level))
+
+
+def description(drawn: Draw) -> Tensor:
+    """What a denoiser that is told gets to know: log(0.01 + level) and the kind, [B, KINDS + 1]. For ablation A5 alone."""
+    kind = F.one_hot(drawn.kind, KINDS).to(drawn.level.dtype)
+    return torch.cat([torch.log(0.01 + drawn.level)[:, None], kind], -1)
+
+
+def untouched(viewers: int, device: torch.device) -> Draw:
+    """The draw of histories that nothing was done to: the true level at serving time, as far as anyone knows."""
+    kind = torch.full((viewers,), CLEAN, device=device)
+    return Draw(kind, torch.zeros(viewers, device=device))
 
 
 def corrupt(
@@ -89,9 +102,10 @@ class PreferenceDenoiser(nn.Module):
 
     Its input features are [h / rms(h) ; log rms(h)]: a layer norm alone would erase the norm that tells the noise level."""
 
-    def __init__(self, width: int, *, heads: int = 2) -> None:
+    def __init__(self, width: int, *, heads: int = 2, told: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.told = nn.Linear(KINDS + 1, width) if told else None  # A5 alone: the level and kind, never used by default
         self.query = nn.Linear(width + 1, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.feed = nn.Sequential(nn.Linear(3 * width + 1, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -100,11 +114,15 @@ class PreferenceDenoiser(nn.Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def residual(self, states: Tensor, mask: Tensor, content_mean: Tensor) -> Tensor:
-        """R [B, L, D] for states [B, L, D], mask [B, L], content_mean [B, L, D] (mean content of the history so far)."""
+    def residual(self, states: Tensor, mask: Tensor, content_mean: Tensor, told: Tensor | None = None) -> Tensor:
+        """R [B, L, D] for states [B, L, D], mask [B, L], content_mean [B, L, D] (mean content of the history so far);
+        told [B, KINDS + 1] only for a denoiser made to be told."""
         rms = states.square().mean(-1, keepdim=True).add(1e-8).sqrt()
         features = torch.cat([states / rms, rms.log()], -1)
         b, length, width = states.shape
+        if self.told is not None:
+            told = description(untouched(b, states.device)) if told is None else told
+            content_mean = content_mean + self.told(told)[:, None]
         q = self.query(features).view(b, length, self.heads, width // self.heads).transpose(1, 2)
         k, v = self.key_value(states).view(b, length, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         allowed = causal_mask(mask)
@@ -114,9 +132,9 @@ class PreferenceDenoiser(nn.Module):
         out: Tensor = self.feed(torch.cat([features, seen, content_mean], -1))
         return out * mask[..., None]
 
-    def forward(self, states: Tensor, mask: Tensor, content_mean: Tensor) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor, content_mean: Tensor, told: Tensor | None = None) -> Tensor:
         """One blind step: the denoised states [B, L, D]."""
-        return states + self.residual(states, mask, content_mean)
+        return states + self.residual(states, mask, content_mean, told)
 
 
 def running_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ class SaliencePooling(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query = nn.Linear(width, width)
+        nn.init.zeros_(self.query.weight)  # starts as the plain mean of frames that are not redundant
+        nn.init.zeros_(self.query.bias)
         self.key = nn.Linear(2 * width, width)
         self.redundancy = nn.Parameter(torch.zeros(()))
 

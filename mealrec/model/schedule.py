@@ -42,7 +42,11 @@ def snr_weight(alpha_bar: Tensor, cap: float = 5.0) -> Tensor:
     return (alpha_bar / (1 - alpha_bar)).clamp(max=cap) / cap
 
 
-def refinement_steps(steps: int, count: int) -> list[int]:
-    """Steps that the refinement visits: from t_0 = T/8 down, `count` of them, evenly spaced, all at least 1."""
-    start = max(steps // 8, 1)
+def refinement_start(steps: int) -> int:
+    """t_0 = T / 8, where the refinement of un-noised tokens starts."""
+    return max(steps // 8, 1)
+
+
+def refinement_steps(start: int, count: int) -> list[int]:
+    """`count` steps from `start` down, evenly spaced, all at least 1."""
     return [max(round(start * (count - i) / count), 1) for i in range(count)]

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
+
+BackboneName = Literal["sasrec", "gru4rec", "bert4rec", "nextitnet"]
+Pooling = Literal["diffusion", "attention", "mean"]
+Personal = Literal["denoiser", "pooling"]
+Start = Literal["content", "noise"]
+Prediction = Literal["clean", "noise"]
+Npd = Literal["blind", "told", "augment", "off"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +19,12 @@ class ModelSettings:
 
     items: N; frames: F (frames, or title tokens); visual_dim, audio_dim, text_dim: widths of the frozen features, 0 where
     the catalogue has none of them.
+
+    content: False is the ID-only model. tcd: how a video's tokens become one vector: refined by `diffusion` (TCD), by the
+    same network without noise (`attention`, A8), or their plain mean (A1). personal: where the viewer's collaborative
+    signal enters TCD: the `denoiser` (one run for each viewer and position) or only the `pooling` (one run for each
+    video). guidance (A2), collaborative (A3): False takes the part away. refine_from, predict: A9. npd: `blind` (the
+    denoiser never sees the level), `told` (A5), `augment` (the same corruptions and losses, no denoiser: A6), `off` (A4).
     """
 
     items: int
@@ -20,17 +33,39 @@ class ModelSettings:
     audio_dim: int
     text_dim: int
     width: int = 64
+    backbone: BackboneName = "sasrec"
     layers: int = 2
     heads: int = 2
     max_history: int = 20
     dropout: float = 0.2
-    tcd: bool = True
-    npd: bool = True
+    content: bool = True
+    tcd: Pooling = "diffusion"
+    personal: Personal = "denoiser"
+    guidance: bool = True
+    collaborative: bool = True
     diffusion_steps: int = 32
     refine_steps: int = 1
+    refine_from: Start = "content"
+    predict: Prediction = "clean"
+    denoiser_layers: int = 2
+    npd: Npd = "blind"
     condition_dropout: float = 0.1
     id_dropout: float = 0.1
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError naming the field and the valid values."""
+        choices = {
+            "backbone": BackboneName,
+            "tcd": Pooling,
+            "personal": Personal,
+            "refine_from": Start,
+            "predict": Prediction,
+            "npd": Npd,
+        }
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name}={getattr(self, name)!r}; valid: {', '.join(get_args(kind))}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -15,7 +15,6 @@ from mealrec.model import schedule
 from mealrec.model.layers import AttentionLayer, key_mask, sinusoid
 from mealrec.model.settings import ModelSettings
 
-DENOISER_LAYERS = 2
 DENOISER_HEADS = 4
 
 
@@ -39,12 +38,12 @@ class Denoiser(nn.Module):
 
     W_out starts at zero, so an untrained denoiser returns the shrunk input."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         self.width = width
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.kind = nn.Parameter(torch.randn(4, width) * 0.02)
-        self.layers = nn.ModuleList(AttentionLayer(width, DENOISER_HEADS, expand=2) for _ in range(DENOISER_LAYERS))
+        self.layers = nn.ModuleList(AttentionLayer(width, DENOISER_HEADS, expand=2) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
@@ -64,29 +63,50 @@ class Denoiser(nn.Module):
 
 
 class ContentDiffusion(nn.Module):
-    """TCD: trains the denoiser on noised tokens, refines clean ones."""
+    """TCD: trains the denoiser on noised tokens, refines clean ones.
+
+    With settings.tcd "attention" (A8) the same network sees the clean tokens once and no diffusion loss is asked of it."""
 
     alpha_bar: Tensor
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
         self.steps = settings.diffusion_steps
-        self.visits = schedule.refinement_steps(settings.diffusion_steps, settings.refine_steps)
-        self.denoiser = Denoiser(settings.width)
+        self.is_diffusion = settings.tcd == "diffusion"
+        self.from_noise = settings.refine_from == "noise"
+        self.predicts_noise = settings.predict == "noise"
+        first = settings.diffusion_steps if self.from_noise else schedule.refinement_start(settings.diffusion_steps)
+        self.visits = schedule.refinement_steps(first, settings.refine_steps)
+        self.denoiser = Denoiser(settings.width, settings.denoiser_layers)
         # not a parameter and not in the state dict: it follows from the settings
         self.register_buffer("alpha_bar", schedule.cosine_alpha_bar(self.steps).float(), persistent=False)
 
     def refine(self, scene: Scene, condition: Tensor) -> Tensor:
         """Refinement form (after DiffRec's un-noised start): from sqrt(alpha_bar) x at t_0 = T/8, deterministic DDIM steps,
-        no fresh noise. Returns xhat [n, F, D]."""
+        no fresh noise. Generation form (refine_from "noise"): from one fixed Gaussian at t = T. Returns xhat [n, F, D]."""
         n = scene.x.shape[0]
-        y = self.alpha_bar[self.visits[0]].sqrt() * scene.x
+        if not self.is_diffusion:
+            one = self.alpha_bar[0]
+            return self._clean(scene.x, scene.x.new_zeros(n), one.expand(n, 1, 1), condition, scene)
+        y = self._fixed_noise(scene) if self.from_noise else self.alpha_bar[self.visits[0]].sqrt() * scene.x
         clean = scene.x
         for t, following in zip(self.visits, [*self.visits[1:], 0], strict=True):
             now, after = self.alpha_bar[t], self.alpha_bar[following]
-            clean = self.denoiser(y, y.new_full((n,), t), now.expand(n, 1, 1), condition, scene)
+            clean = self._clean(y, y.new_full((n,), t), now.expand(n, 1, 1), condition, scene)
             y = schedule.ddim_step(y, clean, now, after)
         return clean
+
+    def _clean(self, y: Tensor, t: Tensor, alpha_bar: Tensor, condition: Tensor, scene: Scene) -> Tensor:
+        """The clean tokens that the network's output stands for."""
+        out: Tensor = self.denoiser(y, t, alpha_bar, condition, scene)
+        if not self.predicts_noise:
+            return out
+        return schedule.clean_from_noise(y, out, alpha_bar) * scene.mask[..., None]
+
+    def _fixed_noise(self, scene: Scene) -> Tensor:
+        """The same draw for every video, so that generation is a function of its input."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(scene.x.shape[1:], generator=generator).to(scene.x).expand_as(scene.x)
 
     def loss(self, scene: Scene, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sum over videos of the SNR-weighted mean squared error of the tokens at a random step, and how many videos have
@@ -96,8 +116,11 @@ class ContentDiffusion(nn.Module):
         noise = torch.randn(scene.x.shape, generator=generator, device=scene.x.device)
         alpha_bar = self.alpha_bar[t][:, None, None]
         target = scene.x.detach()
-        clean = self.denoiser(schedule.diffuse(target, noise, alpha_bar), t, alpha_bar, condition, scene)
+        out = self.denoiser(schedule.diffuse(target, noise, alpha_bar), t, alpha_bar, condition, scene)
         frames = scene.mask.sum(1)
-        error = ((clean - target).square().mean(-1) * scene.mask).sum(1) / frames.clamp(min=1)
+        wanted = noise if self.predicts_noise else target
+        error = ((out - wanted).square().mean(-1) * scene.mask).sum(1) / frames.clamp(min=1)
         has_frames = (frames > 0).float()
-        return (schedule.snr_weight(alpha_bar[:, 0, 0]) * error * has_frames).sum(), has_frames.sum()
+        # an error of the noise already weighs the clean error by the signal-to-noise ratio
+        weight = has_frames if self.predicts_noise else has_frames * schedule.snr_weight(alpha_bar[:, 0, 0])
+        return (weight * error).sum(), has_frames.sum()

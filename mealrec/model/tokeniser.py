@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mealrec.model.content import AUDIO, VIDEO, Content
 from mealrec.model.layers import rms_norm
 from mealrec.model.settings import ModelSettings
+from mealrec.model.summary import Summary
 
 
 class Tokens(NamedTuple):
@@ -47,6 +48,20 @@ class FrameTokeniser(nn.Module):
         delta = F.pad((x[:, 1:] - x[:, :-1]) * both, (0, 0, 1, 0))
         redundancy = F.pad(F.cosine_similarity(x[:, 1:], x[:, :-1], dim=-1) * both[..., 0], (1, 0))
         return Tokens(x, delta, redundancy, mask)
+
+    def mean_token(self, summary: Summary, available: Tensor) -> Tensor:
+        """One unit-RMS token [n, D] of the mean frame; available [n, 3]. The projections are linear, so this is the mean of the
+        frames' tokens before each was normalised."""
+        mixed = self.bias.expand(len(available), -1)
+        for projection, mean, kind, absent in (
+            (self.visual, summary.visual, VIDEO, self.no_visual),
+            (self.audio, summary.audio, AUDIO, self.no_audio),
+        ):
+            part = absent.expand_as(mixed)
+            if projection is not None:
+                part = torch.where(available[:, kind : kind + 1], projection(mean.to(projection.weight.dtype)), absent)
+            mixed = mixed + part
+        return rms_norm(mixed)
 
 
 def _part(projection: nn.Linear | None, features: Tensor, available: Tensor, absent: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mealrec.sources.landing import Landing, SourceError
-from mealrec.sources.public import Interaction, find, fingerprint, integer, land, landed, sequence_rows
+from mealrec.sources.public import Contents, Interaction, find, fingerprint, integer, land, landed, sequence_rows
 
 log = logging.getLogger("mealrec.ingest")
 
@@ -24,18 +24,29 @@ def read_microlens(directory: Path, landing: Landing) -> tuple[dict[str, Any], b
 
     Prefers the timestamped pairs; the sequence file has an order only. Raises SourceError naming file, line and what was
     expected."""
-    titles = find(directory, "*_titles.csv")
-    stamped = find(directory, "*_pairs.csv", required=False)
-    pairs = stamped or find(directory, "*_pairs.tsv")
-    assert titles is not None and pairs is not None
-    inputs = [pairs, titles]
+    inputs = files(directory)
     done = landed(landing, "microlens", inputs)
     if done is not None:
         return done, True
-    if stamped is not None:
-        _warn_unless_official(stamped)
-    rows = _stamped_rows(pairs) if stamped is not None else sequence_rows(pairs, separator="\t")
-    return land(landing, "microlens", rows, _titles(titles), inputs), False
+    found = contents(directory)
+    return land(landing, "microlens", found.rows, found.titles, inputs), False
+
+
+def contents(directory: Path) -> Contents:
+    """What the folder holds. Raises SourceError like `read_microlens`."""
+    pairs, titles = files(directory)
+    if pairs.suffix == ".csv":
+        _warn_unless_official(pairs)
+    rows = _stamped_rows(pairs) if pairs.suffix == ".csv" else sequence_rows(pairs, separator="\t")
+    return Contents(rows, _titles(titles), [pairs, titles])
+
+
+def files(directory: Path) -> list[Path]:
+    """The pairs, by timestamp rather than in sequences where both are there, and *_titles.csv. Raises SourceError when one is
+    missing."""
+    titles = find(directory, "*_titles.csv")
+    pairs = find(directory, "*_pairs.csv", required=False) or find(directory, "*_pairs.tsv")
+    return [p for p in (pairs, titles) if p is not None]
 
 
 def _warn_unless_official(path: Path) -> None:

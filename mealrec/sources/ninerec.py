@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mealrec.sources.landing import Landing, SourceError
-from mealrec.sources.public import find, integer, land, landed, sequence_rows
+from mealrec.sources.public import Contents, find, integer, land, landed, sequence_rows
 
 COLUMNS = 3
 
@@ -17,13 +17,23 @@ def read_ninerec(directory: Path, landing: Landing) -> tuple[dict[str, Any], boo
 
     Titles are the English ones, the Chinese one where there is none. Raises SourceError naming file, line and what was
     expected."""
-    sequences, items = find(directory, "sequential_data.txt"), find(directory, "*_item.csv")
-    assert sequences is not None and items is not None
-    done = landed(landing, "ninerec", [sequences, items])
+    inputs = files(directory)
+    done = landed(landing, "ninerec", inputs)
     if done is not None:
         return done, True
-    titles = _titles(items)
-    return land(landing, "ninerec", sequence_rows(sequences, separator=" "), titles, [sequences, items]), False
+    found = contents(directory)
+    return land(landing, "ninerec", found.rows, found.titles, inputs), False
+
+
+def contents(directory: Path) -> Contents:
+    """What the folder holds. Raises SourceError like `read_ninerec`."""
+    sequences, items = files(directory)
+    return Contents(sequence_rows(sequences, separator=" "), _titles(items), [sequences, items])
+
+
+def files(directory: Path) -> list[Path]:
+    """sequential_data.txt and *_item.csv. Raises SourceError when one is missing."""
+    return [p for p in (find(directory, "sequential_data.txt"), find(directory, "*_item.csv")) if p is not None]
 
 
 def _titles(path: Path) -> dict[str, str | None]:

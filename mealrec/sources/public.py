@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mealrec.sources.landing import Landing, SourceError
 
@@ -31,6 +32,15 @@ class Interaction:
     video: str
     rank: int
     timestamp_ms: int | None = None
+
+
+class Contents(NamedTuple):
+    """A public set, before anything is written: interactions in file order (read as they are asked for), titles by video id
+    (None: no title), the files they come from."""
+
+    rows: Iterator[Interaction]
+    titles: dict[str, str | None]
+    inputs: list[Path]
 
 
 def find(directory: Path, *patterns: str, required: bool = True) -> Path | None:
@@ -61,7 +71,9 @@ def integer(text: str, path: Path, line: int) -> int:
 
 
 def sequence_rows(path: Path, *, separator: str | None) -> Iterator[Interaction]:
-    """Rows of `user<sep>item item ...`, chronological. Raises SourceError naming file and line."""
+    """Rows of `user<sep>item item ...`, chronological; a viewer's later line goes on where the one before it ended. Raises
+    SourceError naming file and line."""
+    ranks: Counter[str] = Counter()
     with path.open(encoding="utf-8") as file:
         for number, text in enumerate(file, start=1):
             if not text.strip():
@@ -71,8 +83,9 @@ def sequence_rows(path: Path, *, separator: str | None) -> Iterator[Interaction]
             integer(user, path, number)
             if not items:
                 raise SourceError(f"{path}:{number}: a viewer without items; expected `user item item ...`")
-            for rank, item in enumerate(items):
-                yield Interaction(f"u{user}", f"v{integer(item, path, number)}", rank)
+            for item in items:
+                yield Interaction(f"u{user}", f"v{integer(item, path, number)}", ranks[user])
+                ranks[user] += 1
 
 
 def land(

@@ -18,7 +18,7 @@ from mealrec import __version__
 from mealrec.config import RunConfig, digest
 from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import gains, hits, summarise
-from mealrec.evaluation.ranking import Ranked, baseline_scorer, baselines, model_scorer, rank_targets
+from mealrec.evaluation.ranking import Ranked, baselines, model_scorer, rank_targets
 from mealrec.evaluation.salience import frame_auc
 from mealrec.evaluation.significance import paired_bootstrap
 from mealrec.lake import Lake
@@ -75,7 +75,7 @@ def _rank_all(config: RunConfig, packed: Packed, recommender: Recommender) -> di
     model = recommender.model
     scorers = {
         "mealrec": model_scorer(model, packed.content.gather, recommender.catalogue),
-        **{name: baseline_scorer(b) for name, b in baselines(packed).items()},
+        **{name: b.scores for name, b in baselines(packed).items()},
     }
     ranked = {}
     for name, scorer in scorers.items():

@@ -41,9 +41,10 @@ def ingest(config: RunConfig, *, run_id: str = "") -> StageSummary:
     else:
         from mealrec.sources.microlens import read_microlens
         from mealrec.sources.ninerec import read_ninerec
+        from mealrec.sources.recbole import read_recbole
 
-        read = read_ninerec if source.kind == "ninerec" else read_microlens
-        found, skipped = read(Path(source.directory or ""), landing)
+        readers = {"ninerec": read_ninerec, "microlens": read_microlens, "recbole": read_recbole}
+        found, skipped = readers[source.kind](Path(source.directory or ""), landing)
         rows = int(found["interactions"])
         details |= {"videos": found["videos"], "synthetic_time": found["synthetic_time"]}
     log.info("landing %s: %s", "up to date" if skipped else "written", landing.root)

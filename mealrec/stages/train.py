@@ -75,7 +75,10 @@ def pinned_versions(lake: Lake) -> dict[str, int]:
 
 
 def train_digest(config: RunConfig, lake: Lake) -> str:
-    return digest("train", __version__, config.model, config.train, config.seed, pinned_versions(lake), lake.root)
+    protocol = config.evaluate.protocol
+    return digest(
+        "train", __version__, config.model, config.train, protocol, config.seed, pinned_versions(lake), lake.root
+    )
 
 
 def bundle_folder(lake: Lake, made_from: str) -> Path:
@@ -86,9 +89,12 @@ def packed_dataset(config: RunConfig, lake: Lake, versions: dict[str, int]) -> P
     """The packed dataset of these versions, built when it is not there yet."""
     title = config.model.tokens == "title"
     frames = config.features.text_tokens if title else config.features.frames
-    key = digest(__version__, versions, config.model.tokens, frames, lake.root)
+    protocol = config.evaluate.protocol
+    key = digest(__version__, versions, config.model.tokens, frames, protocol, lake.root)
     folder = lake.folder("datasets") / key
-    return Packed.open(pack(lake, versions, folder, tokens=config.model.tokens, frames=frames, say=log.info))
+    return Packed.open(
+        pack(lake, versions, folder, tokens=config.model.tokens, frames=frames, say=log.info, protocol=protocol)
+    )
 
 
 def model_settings(config: RunConfig, packed: Packed) -> ModelSettings:
@@ -111,7 +117,7 @@ def _write_bundle(
     lake: Lake, packed: Packed, settings: ModelSettings, config: RunConfig, last: Path, made_from: str
 ) -> list[dict[str, Any]]:
     """The best epoch of the last stage becomes the model."""
-    state: State = checkpoint.load(last, settings, config.train)
+    state: State = checkpoint.load(last, settings, config.train.settings())
     model = MealRec(settings)
     model.load_state_dict(state.best)
     bundle.write(model, packed, bundle_folder(lake, made_from))

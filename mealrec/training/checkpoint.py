@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,7 @@ from mealrec.model.settings import ModelSettings
 from mealrec.training.loop import State
 from mealrec.training.optimiser import optimiser
 from mealrec.training.progress import Progress
-
-if TYPE_CHECKING:
-    from mealrec.config import TrainConfig
+from mealrec.training.settings import TrainSettings
 
 FORMAT = 1
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -57,7 +55,7 @@ def save(state: State, folder: Path) -> None:
     temporary.replace(folder / STATE)
 
 
-def load(folder: Path, settings: ModelSettings, config: TrainConfig) -> State:
+def load(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
     """Rebuild the state. Raises CheckpointError when it is damaged or was made with other settings."""
     try:
         body: dict[str, Any] = json.loads((folder / STATE).read_text())

@@ -1,4 +1,4 @@
-"""The staged training loop: S0 ID-only, S1 content, S2 joint (model.md section 3).
+"""The staged training loop: S0 without diffusion, S1 joint (model.md section 3).
 
 Runs in one process or as one of several workers; needs torch and numpy alone. Every random draw is a function of
 (seed, stage, epoch, step, rank), so a run resumed from a checkpoint equals an uninterrupted one without stored streams.
@@ -7,10 +7,10 @@ Runs in one process or as one of several workers; needs torch and numpy alone. E
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,27 @@ from torch import Tensor, nn
 from mealrec.data.batches import Batch, Windows, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import gains, hits
-from mealrec.evaluation.ranking import id_scorer, model_scorer, rank_targets
+from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
+from mealrec.training.average import decay_at, follow
+from mealrec.training.candidates import Candidates, everything, sampled
+from mealrec.training.facts import catalogue_facts, negatives, plain_vectors
 from mealrec.training.optimiser import optimiser
 from mealrec.training.peers import Peers
 from mealrec.training.progress import STAGES, Progress
+from mealrec.training.settings import TrainSettings
 from mealrec.training.step import (
     Catalogue,
     Inputs,
     Losses,
     LossWeights,
     catalogue_vectors,
-    content_loss,
     distinct,
     joint_loss,
     warmup_loss,
 )
-
-if TYPE_CHECKING:
-    from mealrec.config import TrainConfig
+from mealrec.training.streams import mix
 
 GATE_METRIC_K = 10
 
@@ -53,8 +54,8 @@ class State:
     progress: Progress = field(default_factory=Progress)
 
     @classmethod
-    def fresh(cls, model: MealRec, config: TrainConfig) -> State:
-        teacher = copy.deepcopy(model).requires_grad_(False)
+    def fresh(cls, model: MealRec, config: TrainSettings) -> State:
+        teacher = copy.deepcopy(model).requires_grad_(False).eval()
         return cls(model, teacher, _copy_of(model), optimiser(model, "warmup", config))
 
 
@@ -64,7 +65,7 @@ class Trainer:
     def __init__(
         self,
         data: Packed,
-        config: TrainConfig,
+        config: TrainSettings,
         *,
         seed: int,
         peers: Peers | None = None,
@@ -73,19 +74,41 @@ class Trainer:
     ) -> None:
         self.data, self.config, self.seed = data, config, seed
         self.peers, self.say, self.device = peers or Peers(), say, torch.device(device)
-        self.weights = LossWeights(plain=config.id_weight, tcd=config.tcd_weight, npd=config.npd_weight)
-        self.catalogue: Catalogue | None = None
-
-    def run(self, state: State, on_epoch: Callable[[State], None] = lambda state: None) -> None:
-        """Train until every stage is done; `on_epoch` is called after each epoch, with a state that may be saved."""
-        limits = dict(
-            zip(STAGES, (self.config.warmup_epochs, self.config.content_epochs, self.config.joint_epochs), strict=True)
+        self.weights = LossWeights(
+            plain=config.id_weight,
+            tcd=config.tcd_weight,
+            npd=config.npd_weight,
+            reverse=config.reverse_weight,
+            candidate_dropout=config.candidate_dropout,
         )
+        self.steps = 1  # of an epoch
+        self.facts = catalogue_facts(data, self.device)
+        self.catalogue = self.facts
+        self.negatives = negatives(self.facts.popularity, config.negatives)
+        # a video that is never watched in training can only be learned as one to avoid: where content is trained to stand for
+        # missing IDs, it is no candidate
+        watched = self.facts.popularity > 0 if config.candidate_dropout else self.facts.popularity >= 0
+        watched[0] = True
+        self.learnable = watched.nonzero()[:, 0]
+
+    def run(
+        self,
+        state: State,
+        on_epoch: Callable[[State], None] = lambda state: None,
+        on_stage: Callable[[State], None] = lambda state: None,
+    ) -> None:
+        """Train until every stage is done; `on_epoch` is called after each epoch, with a state that may be saved, `on_stage`
+        at the end of each stage, when state.best is what the stage gives."""
+        # a model without diffusion, without denoising and without corruption is whole after the warm-up
+        is_plain = state.model.settings.tcd == "mean" and state.model.settings.npd == "off"
+        limits = {"warmup": self.config.warmup_epochs, "joint": 0 if is_plain else self.config.joint_epochs}
         windows = Windows.of(self.data, state.model.settings.max_history)
         if len(windows.spans) == 0:
             raise ValueError("no training window: every viewer has fewer than two training interactions")
         while not state.progress.finished:
-            if state.progress.epoch >= limits[state.progress.stage] or state.progress.waited >= self.config.patience:
+            stage = state.progress.stage
+            if state.progress.epoch >= limits[stage] or state.progress.waited >= self.config.patience:
+                on_stage(state)
                 self._leave_stage(state)
                 continue
             self._epoch(state, windows)
@@ -99,16 +122,19 @@ class Trainer:
             state.optimiser = optimiser(state.model, state.progress.stage, self.config)
             state.teacher.load_state_dict(state.model.state_dict())
             state.best = _copy_of(state.model)
+            # an epoch counts only if it beats what the stage began with
+            state.progress.best = self._validate(state.model, plain=False)["ndcg@10"]
 
     def _epoch(self, state: State, windows: Windows) -> None:
         progress, began = state.progress, time.monotonic()
-        self.catalogue = None if progress.stage == "warmup" else self._refresh(state.model)
+        self.catalogue = self.facts if progress.stage == "warmup" else self._refresh(state.model)
         parts = self._train(state, windows)
-        metrics = self._validate(state.model, ids_only=progress.stage == "warmup")
+        served = state.teacher if self.config.average else state.model
+        metrics = self._validate(served, plain=progress.stage == "warmup")
         progress.epoch += 1
         progress.total_epochs += 1
         if metrics["ndcg@10"] > progress.best:
-            progress.best, progress.waited, state.best = metrics["ndcg@10"], 0, _copy_of(state.model)
+            progress.best, progress.waited, state.best = metrics["ndcg@10"], 0, _copy_of(served)
         else:
             progress.waited += 1
         entry = {"epoch": progress.total_epochs, "stage": progress.stage, **parts, **metrics}
@@ -119,6 +145,7 @@ class Trainer:
     def _train(self, state: State, windows: Windows) -> dict[str, float]:
         state.model.train()
         progress, steps = state.progress, steps_per_epoch(windows, self.config.batch_size)
+        self.steps = steps
         sums: dict[str, float] = {}
         last_said = time.monotonic()
         batches = training_batches(
@@ -143,17 +170,19 @@ class Trainer:
 
     def _step(self, state: State, batch: Batch, step: int) -> Losses:
         where = [self.seed, STAGES.index(state.progress.stage), state.progress.epoch, step, self.peers.rank]
-        torch.manual_seed(_mix([*where, 0]))  # dropout
-        rng = torch.Generator(self.device).manual_seed(_mix([*where, 1]))  # noise, corruption, condition dropout
+        torch.manual_seed(mix([*where, 0]))  # dropout
+        rng = torch.Generator(self.device).manual_seed(mix([*where, 1]))  # noise, corruption, condition dropout
         state.optimiser.zero_grad(set_to_none=True)
         losses = self._losses(state, batch, rng)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.peers.add_gradients(state.model.parameters())
         nn.utils.clip_grad_norm_([p for p in state.model.parameters() if p.requires_grad], self.config.clip_norm)
         state.optimiser.step()
-        if state.progress.stage == "joint":
-            _follow(state.teacher, state.model, self.config.ema_decay)
+        follow(state.teacher, state.model, self._decay(state, step))
         return losses
+
+    def _decay(self, state: State, step: int) -> float:
+        return decay_at(state.progress.epoch * self.steps + step, self.config.ema_decay)
 
     def _losses(self, state: State, batch: Batch, rng: torch.Generator) -> Losses:
         history, target = batch.history.to(self.device), batch.target.to(self.device)
@@ -161,38 +190,39 @@ class Trainer:
         if len(history) == 0:  # this worker has no row of the last batch; its gradients are zero
             zero = sum((p.sum() * 0 for p in state.model.parameters() if p.requires_grad), torch.zeros(()))
             return Losses(zero, {})
-        if state.progress.stage == "warmup":
-            return warmup_loss(state.model, history, target, positions)
-        assert self.catalogue is not None
         videos = distinct(history, target)
-        inputs = Inputs(history, target, videos, self.data.content.gather(videos))
-        if state.progress.stage == "content":
-            return content_loss(state.model, inputs, self.catalogue, self.weights, positions, rng)
-        return joint_loss(state.model, state.teacher, inputs, self.catalogue, self.weights, positions, rng)
+        candidates = self._candidates(videos, rng)
+        is_whole = len(candidates.items) == self.data.items + 1
+        catalogue = self.catalogue if is_whole else self.catalogue.rows(candidates.items)
+        if state.progress.stage == "warmup":
+            plain = Inputs(history, target, candidates, catalogue, videos, None)
+            return warmup_loss(state.model, plain, self.weights, positions, rng)
+        inputs = Inputs(history, target, candidates, catalogue, videos, self.data.content.gather(videos))
+        return joint_loss(state.model, state.teacher, inputs, self.weights, positions, rng)
+
+    def _candidates(self, videos: Tensor, rng: torch.Generator) -> Candidates:
+        if self.negatives is None:
+            return everything(self.learnable)
+        return sampled(videos, self.negatives, rng)
 
     def _refresh(self, model: MealRec) -> Catalogue:
-        """Item-mode tokens of the whole catalogue, each worker computing its part."""
+        """The catalogue with item-mode tokens of every video, each worker computing its part."""
         model.eval()
         n, peers = self.data.items, self.peers
         start, end = 1 + n * peers.rank // peers.world, 1 + n * (peers.rank + 1) // peers.world
         pooled = torch.zeros(n + 1, model.settings.width, device=self.device)
         pooled[start:end] = describe_range(model, self.data.content.gather, start, end).pooled
-        content = self.data.content
-        return Catalogue(
-            peers.total(pooled),
-            content.text().to(self.device),
-            content.has_frames().to(self.device),
-            content.available().to(self.device),
-            content.log_popularity().to(self.device),
-            content.train_count().float().to(self.device),
-        )
+        return dataclasses.replace(self.facts, pooled=peers.total(pooled))
 
-    def _validate(self, model: MealRec, *, ids_only: bool) -> dict[str, float]:
+    @torch.no_grad()
+    def _validate(self, model: MealRec, *, plain: bool) -> dict[str, float]:
         model.eval()
-        if ids_only:
-            scorer = id_scorer(model)
+        if plain:
+            scorer = plain_scorer(model, plain_vectors(model, self.facts))
         else:
-            scorer = model_scorer(model, self.data.content.gather, catalogue_vectors(model, self._refresh(model)))
+            everything = torch.arange(self.data.items + 1, device=self.device)
+            _, vectors = catalogue_vectors(model, self._refresh(model), everything)
+            scorer = model_scorer(model, self.data.content.gather, vectors)
         ranked = rank_targets(
             scorer,
             self.data,
@@ -214,20 +244,5 @@ class Trainer:
         return {"hr@10": hit / max(viewers, 1), "ndcg@10": gain / max(viewers, 1)}
 
 
-def _mix(parts: Iterable[int]) -> int:
-    """A seed from several integers: distinct tuples give unrelated streams."""
-    value = 0x9E3779B97F4A7C15
-    for part in parts:
-        value = (value ^ (part + 0x632BE59BD9B4E019)) * 0xBF58476D1CE4E5B9 % 2**64
-        value ^= value >> 29
-    return value % 2**63
-
-
 def _copy_of(model: MealRec) -> dict[str, Tensor]:
     return {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-
-@torch.no_grad()
-def _follow(teacher: MealRec, model: MealRec, decay: float) -> None:
-    for slow, fast in zip(teacher.parameters(), model.parameters(), strict=True):
-        slow.lerp_(fast, 1 - decay)

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 
 from mealrec.model.mealrec import MealRec
 from mealrec.training.progress import Stage
-
-if TYPE_CHECKING:
-    from mealrec.config import TrainConfig
+from mealrec.training.settings import TrainSettings
 
 ID_PARTS = ("ids.", "backbone.")
+DIFFUSION_PARTS = ("guidance.", "condition.", "tcd.", "salience.", "npd.", "null_user")
 
 
 def trainable(model: MealRec, stage: Stage) -> dict[str, nn.Parameter]:
-    """Parameters by name that a stage trains: S0 IDs and backbone, S1 everything else but NPD, S2 all."""
+    """Parameters by name that a stage trains: S0 all but TCD and NPD (the ID-only model: IDs and backbone), S1 all."""
     chosen = {}
     for name, parameter in model.named_parameters():
-        is_id, is_npd = name.startswith(ID_PARTS), name.startswith("npd.")
-        wanted = {"warmup": is_id, "content": not is_id and not is_npd, "joint": True}[stage]
+        if model.settings.content:
+            wanted = stage == "joint" or not name.startswith(DIFFUSION_PARTS)
+        else:
+            wanted = name.startswith((*ID_PARTS, "null_id", "backwards", *(("npd.",) if stage == "joint" else ())))
         parameter.requires_grad_(wanted)
         if wanted:
             chosen[name] = parameter
     return chosen
 
 
-def optimiser(model: MealRec, stage: Stage, config: TrainConfig) -> torch.optim.AdamW:
-    """A fresh optimiser for a stage; matrices decay, IDs, biases, norms and learned vectors do not."""
+def optimiser(model: MealRec, stage: Stage, config: TrainSettings) -> torch.optim.AdamW:
+    """A fresh optimiser for a stage; matrices decay, IDs, biases, norms and learned vectors do not. What a stage trains for the
+    first time learns at lr, what was trained before at joint_lr."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable(model, stage).items():
-        fast = stage == "warmup" or name.startswith("ids.")
-        rate = config.lr if fast else config.content_lr
-        decay = config.weight_decay if parameter.dim() == 2 and "ids." not in name and "position" not in name else 0.0
+        is_new = stage == "warmup" or name.startswith(DIFFUSION_PARTS)
+        rate = config.lr if is_new else config.joint_lr
+        decay = config.weight_decay if parameter.dim() >= 2 and "ids." not in name and "position" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(
-        [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()], betas=(0.9, 0.98)
+        [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()],
+        betas=(0.9, 0.98),
+        fused=True,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Stage = Literal["warmup", "content", "joint"]
-STAGES: tuple[Stage, ...] = ("warmup", "content", "joint")
+Stage = Literal["warmup", "joint"]
+STAGES: tuple[Stage, ...] = ("warmup", "joint")
 
 
 @dataclass
@@ -20,6 +21,12 @@ class Progress:
     waited: int = 0
     finished: bool = False
     curves: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def best_valid(self) -> float:
+        """Best validation NDCG@10 of the last stage that had an epoch, nan before the first one."""
+        last = [c["ndcg@10"] for c in self.curves if c["stage"] == self.curves[-1]["stage"]]
+        return max(last, default=math.nan)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,8 +1,8 @@
 """The losses of one step (model.md section 3). Imports torch alone; randomness comes from the generator it is given.
 
-Stages: S0 `warmup` trains the ID-only backbone, S1 `content` trains tokeniser, TCD and fusion with the rest frozen,
-S2 `joint` trains everything with NPD. All positions of a history are trained at once; each distinct video of a step is
-tokenised once; TCD refines once for each (viewer, position).
+Stages: S0 `warmup` trains IDs, backbone and content with the plain mean of each video's tokens (for the ID-only model, IDs and
+backbone); S1 `joint` trains everything with TCD and NPD. All positions of a history are trained at once; each distinct
+video of a step is tokenised once.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from mealrec.model import npd
 from mealrec.model.content import TEXT, Content
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
+from mealrec.model.summary import Summary
 from mealrec.model.tcd import Scene
+from mealrec.training.candidates import Candidates
 
-Stage = Literal["warmup", "content", "joint"]
+Stage = Literal["warmup", "joint"]
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,51 @@ class LossWeights:
 
     plain: float = 0.5  # CE(h, y) beside CE(hhat, y)
     tcd: float = 0.1
-    npd: float = 0.5  # 1 - cos(hhat, clean state of the EMA backbone)
+    npd: float = 0.5  # divergence of the recovered preference from the EMA teacher's on the clean history
+    reverse: float = 0.5  # CE of the item before, with the window read backwards
+    candidate_dropout: float = 0.15  # share of candidates known by their content alone, as a new video is
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What scoring needs of all videos: item-mode pooled tokens v [N + 1, D] as of the epoch's start, the titles
-    [N + 1, d_t], has_frames [N + 1], available [N + 1, 3], log_popularity [N + 1] and popularity [N + 1] (training counts).
+    """What scoring needs of all videos [N + 1, ...]: means of their frame features, titles, what is available, training
+    popularity, and item-mode pooled tokens v [N + 1, D] as of the epoch's start (None in the warm-up, which has no TCD).
 
     v is constant within an epoch for every video alike; the content MLP, gates and IDs are live for every video. Were v
     live for the videos of a step and cached for the others, a common drift of the live ones would mark the targets (they
     are always among them) and the loss would fall without anything learned: measured, see benchmarks/LOG.md.
     """
 
-    pooled: Tensor
+    summary: Summary
     text: Tensor
     has_frames: Tensor
     available: Tensor
     log_popularity: Tensor
     popularity: Tensor
+    pooled: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Catalogue:
+        return Catalogue(
+            Summary(self.summary.visual[index], self.summary.audio[index]),
+            self.text[index],
+            self.has_frames[index],
+            self.available[index],
+            self.log_popularity[index],
+            self.popularity[index],
+            None if self.pooled is None else self.pooled[index],
+        )
 
 
 class Inputs(NamedTuple):
-    """One step's tensors: history, target [B, L]; videos [U] the distinct items of both; content of those videos."""
+    """One step's tensors: history, target [B, L]; candidates and their part of the catalogue; videos [U], the distinct items
+    of both history and target, and their content (None in the warm-up)."""
 
     history: Tensor
     target: Tensor
+    candidates: Candidates
+    catalogue: Catalogue
     videos: Tensor
-    content: Content
+    content: Content | None
 
 
 class Losses(NamedTuple):
@@ -73,95 +92,182 @@ def distinct(history: Tensor, target: Tensor) -> Tensor:
     return videos[videos > 0]
 
 
-def warmup_loss(model: MealRec, history: Tensor, target: Tensor, positions: float) -> Losses:
-    """S0: next-item cross-entropy over the catalogue on the ID-only pass."""
-    states = model.id_states(history)[target > 0]
-    loss = _cross_entropy(model.scores(states, model.ids.weight), target[target > 0]) / positions
-    return Losses(loss, {"next_item": float(loss.detach())})
-
-
-def content_loss(
-    model: MealRec, inputs: Inputs, catalogue: Catalogue, weights: LossWeights, positions: float, rng: torch.Generator
-) -> Losses:
-    """S1: next-item cross-entropy on the content-aware states plus the diffusion loss."""
-    scene = model.scene(inputs.content)
-    encoded, _ = _encode_history(model, inputs, scene, rng)
-    vectors, tcd = _catalogue_vectors(model, inputs, scene, catalogue, rng)
-    wanted = inputs.target > 0
-    loss = _cross_entropy(model.scores(model.states(encoded)[wanted], vectors), inputs.target[wanted]) / positions
-    total = loss + weights.tcd * tcd / positions
-    return Losses(total, {"next_item": float(loss.detach()), "tcd": float(tcd.detach()) / positions})
+def warmup_loss(model: MealRec, inputs: Inputs, weights: LossWeights, positions: float, rng: torch.Generator) -> Losses:
+    """S0: next-item cross-entropy with plain vectors, forwards and backwards."""
+    described, vectors = _candidate_vectors(model, inputs, weights, rng)
+    clean = _plain_history(model, inputs, described, rng)
+    loss = _next_item(model, clean, vectors, inputs, rng) / positions
+    parts = {"next_item": float(loss.detach())}
+    if weights.reverse:
+        before = _reverse(model, inputs, described, vectors, rng) / positions
+        loss, parts["reverse"] = loss + weights.reverse * before, float(before.detach())
+    return Losses(loss, parts)
 
 
 def joint_loss(
+    model: MealRec, teacher: MealRec, inputs: Inputs, weights: LossWeights, positions: float, rng: torch.Generator
+) -> Losses:
+    """S1: CE(hhat, y) on corrupted histories + plain CE(h, y) + TCD + divergence from the EMA teacher's preference."""
+    assert inputs.content is not None
+    scene = model.scene(inputs.content)
+    drawn = npd.draw(inputs.history.shape[0], rng) if model.settings.npd != "off" else None
+    clean, stripped = _encode_history(model, inputs, scene, rng, drawn)
+    described, vectors = _candidate_vectors(model, inputs, weights, rng)
+    tcd = _diffusion(model, inputs, scene, rng) / positions
+    plain = _next_item(model, clean, vectors, inputs, rng) / positions
+    parts = {"plain": float(plain.detach()), "tcd": float(tcd.detach())}
+    rest = weights.tcd * tcd
+    if weights.reverse:
+        before = _reverse(model, inputs, described, vectors, rng) / positions
+        rest, parts["reverse"] = rest + weights.reverse * before, float(before.detach())
+    if drawn is None:
+        return Losses(plain + rest, parts)
+    substitutes = vectors[_popular(inputs, rng)]
+    corrupted = npd.corrupt(clean.z, clean.mask, drawn, substitutes, stripped, rng)
+    noisy = History(corrupted.z, clean.described, corrupted.mask)
+    seen = model.backbone.train_states(noisy.z, noisy.mask, rng)
+    told = npd.description(drawn) if model.settings.npd == "told" else None
+    denoised = model.denoise(seen.states, noisy, told)
+    trained = (inputs.target > 0) & corrupted.trusted & seen.trained
+    share = _share(model, inputs, trained)
+    recovered = _loss(model, denoised[trained], vectors, inputs, trained) * share / positions
+    total = recovered + weights.plain * plain + rest
+    parts["next_item"] = float(recovered.detach())
+    if weights.npd and model.settings.npd in ("blind", "told"):
+        away = _divergence(model, teacher, inputs, clean, denoised, vectors, trained) * share / positions
+        total, parts["npd"] = total + weights.npd * away, float(away.detach())
+    return Losses(total, parts)
+
+
+def _candidate_vectors(
+    model: MealRec, inputs: Inputs, weights: LossWeights, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Described content and vectors [C, D] of the step's candidates, some of them without their ID."""
+    lost = None
+    if weights.candidate_dropout and model.settings.content:
+        count = len(inputs.candidates.items)
+        lost = torch.rand(count, generator=rng, device=inputs.history.device) < weights.candidate_dropout
+    return catalogue_vectors(model, inputs.catalogue, inputs.candidates.items, lost)
+
+
+def catalogue_vectors(
+    model: MealRec, catalogue: Catalogue, items: Tensor, lost: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Described content and item-mode vectors zbar [n, D] of `items` [n], catalogue holding those rows; lost [n]: items to be
+    treated as if they had no trained ID."""
+    has_text = catalogue.available[:, TEXT]
+    if not model.settings.content or catalogue.pooled is None:
+        described = model.described_plain(catalogue.summary, catalogue.text, catalogue.has_frames, catalogue.available)
+    else:
+        described = model.fusion.describe(catalogue.pooled, catalogue.text, catalogue.has_frames, has_text)
+    popularity = catalogue.log_popularity if lost is None else torch.where(lost, 0.0, catalogue.log_popularity)
+    ids = model.id_vectors(items, popularity)
+    if not model.settings.content:
+        return described, ids
+    return described, model.fusion(ids, described, catalogue.available, popularity)
+
+
+def _reverse(model: MealRec, inputs: Inputs, described: Tensor, vectors: Tensor, rng: torch.Generator) -> Tensor:
+    """Summed loss of predicting the item before each one, the window read from its newest item to its oldest.
+
+    What was watched together says something in both directions; a learned vector tells the backbone which one it reads."""
+    window = torch.cat([inputs.history, inputs.target[:, -1:]], 1).flip(1)
+    window = window.gather(1, torch.argsort((window > 0).long(), dim=1, stable=True))  # padding back to the front
+    history = window[:, :-1]
+    turned = inputs._replace(history=history, target=torch.where(history > 0, window[:, 1:], 0))
+    seen = _plain_history(model, turned, described, rng)
+    seen = seen._replace(z=(seen.z + model.backwards) * seen.mask[..., None])
+    return _next_item(model, seen, vectors, turned, rng)
+
+
+def _plain_history(model: MealRec, inputs: Inputs, described: Tensor, rng: torch.Generator) -> History:
+    """The history in plain vectors, from the candidates' described content; some IDs are dropped."""
+    mask = inputs.history > 0
+    at = inputs.candidates.rows(inputs.history)[mask]
+    popularity = inputs.catalogue.log_popularity[at]
+    ids = model.id_vectors(inputs.history[mask], popularity)
+    if not model.settings.content:
+        return History(spread(ids, mask), described.new_zeros(*mask.shape, described.shape[-1]), mask)
+    lost = _lost(model, len(at), rng, ids.device)
+    ids = torch.where(lost[:, None], model.null_id, ids)
+    popularity = torch.where(lost, 0.0, popularity)
+    z = model.fusion(ids, described[at], inputs.catalogue.available[at], popularity)
+    return History(spread(z, mask), spread(described[at], mask), mask)
+
+
+def _lost(model: MealRec, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    return torch.rand(n, generator=rng, device=device) < model.settings.id_dropout
+
+
+def _next_item(model: MealRec, history: History, vectors: Tensor, inputs: Inputs, rng: torch.Generator) -> Tensor:
+    """Summed next-item loss on the plain states of a history, as if every target had been trained."""
+    seen = model.backbone.train_states(history.z, history.mask, rng)
+    trained = (inputs.target > 0) & seen.trained
+    return _loss(model, seen.states[trained], vectors, inputs, trained) * _share(model, inputs, trained)
+
+
+def _share(model: MealRec, inputs: Inputs, trained: Tensor) -> Tensor:
+    """Positions left out must not weaken the rest."""
+    return (inputs.target > 0).sum().clamp(min=1) / trained.sum().clamp(min=1)
+
+
+def _loss(model: MealRec, states: Tensor, vectors: Tensor, inputs: Inputs, at: Tensor) -> Tensor:
+    return inputs.candidates.loss(states, vectors, inputs.target[at], model.settings.temperature)
+
+
+def _divergence(
     model: MealRec,
     teacher: MealRec,
     inputs: Inputs,
-    catalogue: Catalogue,
-    weights: LossWeights,
-    positions: float,
-    rng: torch.Generator,
-) -> Losses:
-    """S2: CE(hhat, y) on corrupted histories + plain CE(h, y) + TCD + (1 - cos(hhat, clean state of the EMA teacher))."""
-    scene = model.scene(inputs.content)
-    drawn = npd.draw(inputs.history.shape[0], rng) if model.settings.npd else None
-    clean, stripped = _encode_history(model, inputs, scene, rng, drawn)
-    vectors, tcd = _catalogue_vectors(model, inputs, scene, catalogue, rng)
-    wanted = inputs.target > 0
-    plain = _cross_entropy(model.scores(model.states(clean)[wanted], vectors), inputs.target[wanted]) / positions
-    parts = {"plain": float(plain.detach()), "tcd": float(tcd.detach()) / positions}
-    if drawn is None:
-        return Losses(plain + weights.tcd * tcd / positions, parts)
-    substitutes = vectors[_popular(catalogue.popularity, inputs.history.shape, rng)]
-    corrupted = npd.corrupt(clean.z, clean.mask, drawn, substitutes, stripped, rng)
-    denoised = model.preferences(History(corrupted.z, clean.described, corrupted.mask))
-    trained = wanted & corrupted.trusted & corrupted.mask
-    share = wanted.sum().clamp(min=1) / trained.sum().clamp(min=1)  # positions left out must not weaken the rest
-    recovered = _cross_entropy(model.scores(denoised[trained], vectors), inputs.target[trained]) * share / positions
+    clean: History,
+    denoised: Tensor,
+    vectors: Tensor,
+    trained: Tensor,
+) -> Tensor:
+    """KL(teacher's preference on the clean history || recovered preference), over the step's candidates, summed.
+
+    Preferences are distributions over candidates, so what is recovered is the ranking and not one direction of the state."""
     with torch.no_grad():
-        reference = teacher.states(History(clean.z.detach(), clean.described.detach(), clean.mask))[trained]
-    away = (1 - F.cosine_similarity(denoised[trained], reference, dim=-1)).sum() * share / positions
-    total = recovered + weights.plain * plain + weights.tcd * tcd / positions + weights.npd * away
-    return Losses(total, parts | {"next_item": float(recovered.detach()), "npd": float(away.detach())})
-
-
-@torch.no_grad()
-def catalogue_vectors(model: MealRec, catalogue: Catalogue) -> Tensor:
-    """Item-mode vectors zbar [N + 1, D] for ranking."""
-    return _live_vectors(model, catalogue)
-
-
-def _live_vectors(model: MealRec, catalogue: Catalogue) -> Tensor:
-    has_text = catalogue.available[:, TEXT]
-    described = model.fusion.describe(catalogue.pooled, catalogue.text, catalogue.has_frames, has_text)
-    vectors: Tensor = model.catalogue(described, catalogue.available, catalogue.log_popularity)
-    return vectors
+        _, reference = catalogue_vectors(teacher, inputs.catalogue, inputs.candidates.items)
+        mask = clean.mask
+        rows = inputs.candidates.rows(inputs.history[mask])
+        popularity = inputs.catalogue.log_popularity[rows]
+        ids = teacher.id_vectors(inputs.history[mask], popularity)
+        z = ids
+        if teacher.settings.content:
+            described = clean.described[mask].detach()
+            z = teacher.fusion(ids, described, inputs.catalogue.available[rows], popularity)
+        states = teacher.backbone(spread(z, mask), mask)[trained]
+        wanted = F.log_softmax(teacher.scores(states, reference)[:, 1:], -1)
+    found = F.log_softmax(model.scores(denoised[trained], vectors)[:, 1:], -1)
+    return F.kl_div(found, wanted, log_target=True, reduction="sum")
 
 
 def _encode_history(
-    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, drawn: npd.Draw | None = None
+    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, drawn: npd.Draw | None
 ) -> tuple[History, Tensor]:
     """Encode every (viewer, position) under its collaborative condition, with ID dropout. Also the vectors of the same history
     after the MODALITY corruptions of `drawn` (equal elsewhere)."""
+    content = inputs.content
+    assert content is not None
     history, mask = inputs.history, inputs.history > 0
     rows = torch.searchsorted(inputs.videos, history[mask])
-    popularity = inputs.content.log_popularity[rows]
-    ids = model.id_vectors(history[mask], popularity)
-    users = model.users_before(history)[mask]
-    condition = model.conditions(users, ids, rng)
-    lost = torch.rand(len(rows), generator=rng, device=history.device) < model.settings.id_dropout
-    ids = torch.where(lost[:, None], model.null_id, ids)
-    content, entry_scene = inputs.content[rows], scene.rows(rows)
-    popularity = torch.where(lost, 0.0, popularity)
-    encoded = model.encode(entry_scene, content, ids, condition, popularity)
+    ids = model.id_vectors(history[mask], content.log_popularity[rows])
+    with torch.no_grad():
+        _, plain = model.plain_history(content, rows, ids)
+    users = model.users_before(spread(plain, mask), mask)[mask]
+    lost = _lost(model, len(rows), rng, history.device)
+    encoded, condition = model.encode_history(content, scene, rows, users, ids, lost=lost, generator=rng)
     clean = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
     if drawn is None:
         return clean, clean.z
     viewer = mask.nonzero()[:, 0]
     is_stripped = torch.rand(len(rows), generator=rng, device=history.device) < drawn.level[viewer]
     at = (is_stripped & (drawn.kind[viewer] == npd.MODALITY)).nonzero()[:, 0]
-    poorer = _poorer(content[at], rng)
-    again = model.encode(model.scene(poorer), poorer, ids[at], condition[at], popularity[at])
+    poorer = _poorer(content[rows[at]], rng)
+    kept = torch.where(lost[at][:, None], model.null_id, ids[at])
+    popularity = torch.where(lost[at], 0.0, content.log_popularity[rows[at]])
+    again = model.encode(model.scene(poorer), poorer, kept, condition[at], log_popularity=popularity)
     return clean, spread(encoded.z.index_copy(0, at, again.z), mask)
 
 
@@ -173,24 +279,18 @@ def _poorer(content: Content, rng: torch.Generator) -> Content:
     return content.without(torch.stack([without_pictures, ~without_pictures, kept], 1))
 
 
-def _catalogue_vectors(
-    model: MealRec, inputs: Inputs, scene: Scene, catalogue: Catalogue, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Item-mode vectors [N + 1, D] and the summed diffusion loss over the step's videos."""
-    vectors = _live_vectors(model, catalogue)
-    if not model.settings.tcd:
-        return vectors, vectors.new_zeros(())
+def _diffusion(model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator) -> Tensor:
+    """Summed diffusion loss over the step's videos; 0 without TCD."""
+    if model.settings.tcd != "diffusion" or inputs.content is None:
+        return scene.x.new_zeros(())
     ids = model.id_vectors(inputs.videos, inputs.content.log_popularity)
-    return vectors, model.tcd.loss(scene, model.conditions(None, ids, rng), rng)[0]
+    return model.tcd.loss(scene, model.conditions(None, ids, rng), rng)[0]
 
 
-def _cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
-    """Summed softmax cross-entropy with the padding column excluded; 0 for no rows."""
-    if len(target) == 0:
-        return scores.sum()
-    return F.cross_entropy(scores[:, 1:], target - 1, reduction="sum")
-
-
-def _popular(popularity: Tensor, shape: torch.Size, rng: torch.Generator) -> Tensor:
-    drawn = torch.multinomial(popularity, shape.numel(), replacement=True, generator=rng)
-    return drawn.view(shape)
+def _popular(inputs: Inputs, rng: torch.Generator) -> Tensor:
+    """Rows of the candidates, drawn by training popularity, one for each place of the histories."""
+    weight = inputs.catalogue.popularity.clone()
+    if float(weight.sum()) <= 0:
+        weight = torch.ones_like(weight)
+    drawn = torch.multinomial(weight, inputs.history.numel(), replacement=True, generator=rng)
+    return drawn.view(inputs.history.shape)

@@ -92,10 +92,10 @@ def _worker(arguments: dict[str, Any]) -> None:
     resumed = ray.train.get_checkpoint()
     if resumed is None:
         torch.manual_seed(arguments["seed"])  # every worker starts from the same weights
-        state = State.fresh(MealRec(settings), config)
+        state = State.fresh(MealRec(settings), config.settings())
     else:
         with resumed.as_directory() as folder:
-            state = checkpoint.load(Path(folder), settings, config)
+            state = checkpoint.load(Path(folder), settings, config.settings())
 
     def say(line: str) -> None:
         if rank == 0:
@@ -112,9 +112,9 @@ def _worker(arguments: dict[str, Any]) -> None:
     if resumed is not None:
         say(f"resumed after {state.progress.total_epochs} epochs ({state.progress.stage})")
     peers = Peers(rank, context.get_world_size())
-    Trainer(Packed.open(Path(arguments["packed"])), config, seed=arguments["seed"], peers=peers, say=say).run(
-        state, on_epoch
-    )
+    Trainer(
+        Packed.open(Path(arguments["packed"])), config.settings(), seed=arguments["seed"], peers=peers, say=say
+    ).run(state, on_epoch)
 
 
 def _progress_file(job: Job) -> Path:

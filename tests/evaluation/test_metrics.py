@@ -13,7 +13,7 @@ import torch
 
 from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import summarise, target_ranks
-from mealrec.evaluation.ranking import baseline_scorer, baselines, rank_targets
+from mealrec.evaluation.ranking import baselines, rank_targets
 from mealrec.evaluation.salience import frame_auc
 from mealrec.evaluation.significance import paired_bootstrap
 
@@ -58,14 +58,14 @@ def test_markov_counts_transitions_of_the_training_part(packed: Packed) -> None:
         popular.update(row)
         counts.update(itertools.pairwise(row))
     total = sum(popular.values())
-    scores = baselines(packed)["markov"].scores(torch.tensor([1, 7, 0]))
+    scores = baselines(packed)["markov"].scores(torch.tensor([[1], [7], [0]]))
     for row, last in enumerate([1, 7, 0]):
         for item in range(1, packed.items + 1):
             assert math.isclose(float(scores[row, item]), counts[last, item] + popular[item] / total)
 
 
 def test_every_viewer_is_ranked_once_however_many_workers_share_them(packed: Packed) -> None:
-    scorer = baseline_scorer(baselines(packed)["markov"])
+    scorer = baselines(packed)["markov"].scores
     alone = rank_targets(scorer, packed, "test", max_history=8)
     shared = [rank_targets(scorer, packed, "test", max_history=8, rank=r, world=3, batch_size=5) for r in range(3)]
     together = sorted((int(v), int(k)) for part in shared for v, k in zip(part.viewer, part.rank, strict=True))
@@ -74,7 +74,7 @@ def test_every_viewer_is_ranked_once_however_many_workers_share_them(packed: Pac
 
 def test_a_cyclic_world_is_ranked_better_by_transitions_than_by_popularity(packed: Packed) -> None:
     hits = {
-        name: float((rank_targets(baseline_scorer(b), packed, "test", max_history=8).rank <= 3).mean())
+        name: float((rank_targets(b.scores, packed, "test", max_history=8).rank <= 3).mean())
         for name, b in baselines(packed).items()
     }
     assert hits["markov"] > hits["popularity"] + 0.2

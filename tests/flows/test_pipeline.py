@@ -26,7 +26,6 @@ SMALL = (
     "source.days=7",
     "features.frames=4",
     "train.warmup_epochs=12",
-    "train.content_epochs=1",
     "train.joint_epochs=3",
     "train.batch_size=32",
     "model.width=32",

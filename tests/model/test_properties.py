@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mealrec.data.packed import Packed
 from mealrec.model.content import AUDIO, TEXT, Content
-from mealrec.model.inference import describe_range, preference
+from mealrec.model.inference import catalogue_tokens, describe_range, preference
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.npd import running_mean
 from mealrec.model.settings import ModelSettings
@@ -95,7 +95,7 @@ def test_the_order_of_frames_matters_through_the_guidance(tmp_path: Path) -> Non
 
 
 def test_without_guidance_and_redundancy_the_order_of_frames_does_not_matter(packed: Packed) -> None:
-    model = model_of(packed)
+    model = opinionated(packed)
     content = replace(some(packed, 1), frame_mask=torch.ones(1, 4, dtype=torch.bool))
     turned = replace(content, visual=content.visual.flip(1), audio=content.audio.flip(1))
 
@@ -138,8 +138,9 @@ def test_states_do_not_see_later_items(packed: Packed) -> None:
 
 def test_the_condition_of_a_position_does_not_see_its_own_or_later_items(packed: Packed) -> None:
     model = model_of(packed)
-    users = model.users_before(torch.tensor([[1, 2, 3, 4]]))
-    other = model.users_before(torch.tensor([[1, 2, 9, 8]]))
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    users = model.users_before(model.ids(torch.tensor([[1, 2, 3, 4]])), mask)
+    other = model.users_before(model.ids(torch.tensor([[1, 2, 9, 8]])), mask)
     assert torch.allclose(users[:, :3], other[:, :3])
     assert not torch.allclose(users[:, 3], other[:, 3], atol=1e-5)
 
@@ -175,12 +176,75 @@ def test_more_refinement_steps_are_deterministic_and_differ_from_one(packed: Pac
     assert not torch.allclose(encoded(one, content)[0], encoded(four, content)[0], atol=1e-5)
 
 
-@pytest.mark.parametrize("switch", ["tcd", "npd"])
-def test_each_part_can_be_switched_off(packed: Packed, switch: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tcd": "mean"},
+        {"tcd": "attention"},
+        {"guidance": False},
+        {"collaborative": False},
+        {"personal": "pooling"},
+        {"refine_from": "noise", "refine_steps": 4},
+        {"predict": "noise"},
+        {"npd": "off"},
+        {"npd": "augment"},
+        {"content": False},
+    ],
+    ids=str,
+)
+def test_each_switch_changes_the_preference(packed: Packed, change: dict[str, object]) -> None:
     history = torch.tensor([[1, 2, 3, 6]])
-    on = preference(model_of(packed), packed.content.gather, history).state
-    off = preference(model_of(packed, **{switch: False}), packed.content.gather, history).state
+    on = preference(opinionated(packed), packed.content.gather, history).state
+    off = preference(opinionated(packed, **change), packed.content.gather, history).state
     assert bool(torch.isfinite(off).all()) and not torch.allclose(on, off, atol=1e-4)
+
+
+def opinionated(packed: Packed, **changes: object) -> MealRec:
+    """A model whose salience looks at its condition (untrained it weighs all frames alike)."""
+    model = model_of(packed, **changes)
+    with torch.no_grad():
+        model.salience.query.weight.normal_(std=1.0)
+    return model
+
+
+def test_a_switch_names_its_valid_values(packed: Packed) -> None:
+    with pytest.raises(ValueError, match="npd='blnd'; valid: blind, told, augment, off"):
+        model_of(packed, npd="blnd")
+
+
+def test_cached_tokens_give_the_live_preference(packed: Packed) -> None:
+    model = opinionated(packed, personal="pooling")
+    history = torch.tensor([[0, 1, 2, 3], [7, 4, 5, 6]])
+    tokens = catalogue_tokens(model, packed.content.gather, packed.items, chunk=7)
+    live = preference(model, packed.content.gather, history)
+    cached = preference(model, packed.content.gather, history, tokens)
+    assert torch.allclose(live.state, cached.state, atol=1e-5)
+    assert torch.allclose(live.salience, cached.salience, atol=1e-5)
+    assert catalogue_tokens(opinionated(packed), packed.content.gather, packed.items) is None
+
+
+def test_without_guidance_only_redundancy_sees_the_order(packed: Packed) -> None:
+    model = opinionated(packed, guidance=False)
+    with torch.no_grad():
+        model.salience.redundancy.fill_(-40.0)  # softplus of it is 0
+    content = replace(some(packed, 1), frame_mask=torch.ones(1, 4, dtype=torch.bool))
+    turned = replace(content, visual=content.visual.flip(1), audio=content.audio.flip(1))
+    assert torch.allclose(encoded(model, content)[0], encoded(model, turned)[0], atol=1e-5)
+
+
+def test_a_duplicate_of_the_frame_before_weighs_less(packed: Packed) -> None:
+    content = replace(some(packed, 1), frame_mask=torch.ones(1, 4, dtype=torch.bool))
+    visual, audio = content.visual.clone(), content.audio.clone()
+    visual[:, 2], audio[:, 2] = visual[:, 1], audio[:, 1]
+    _, weight = encoded(model_of(packed), replace(content, visual=visual, audio=audio))
+    assert float(weight[0, 2]) < 0.9 * float(weight[0, 1])
+
+
+def test_the_unusual_signal_is_zero_for_an_untrained_denoiser_and_positive_for_a_moved_state(packed: Packed) -> None:
+    history = torch.tensor([[1, 2, 3]])
+    untrained = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8)).eval()
+    assert float(preference(untrained, packed.content.gather, history).unusual) == 0.0
+    assert float(preference(model_of(packed), packed.content.gather, history).unusual) > 0.0
 
 
 def test_a_mean_is_taken_over_what_was_seen_so_far() -> None:

@@ -43,4 +43,4 @@ def test_the_weight_of_a_step_is_capped_and_between_zero_and_one() -> None:
 
 @pytest.mark.parametrize(("steps", "count", "visits"), [(32, 1, [4]), (32, 4, [4, 3, 2, 1]), (4, 1, [1])])
 def test_refinement_starts_at_an_eighth_of_the_steps(steps: int, count: int, visits: list[int]) -> None:
-    assert schedule.refinement_steps(steps, count) == visits
+    assert schedule.refinement_steps(schedule.refinement_start(steps), count) == visits

@@ -12,6 +12,7 @@ from mealrec.sources.folder import catalogue_of_folder
 from mealrec.sources.landing import Landing, SourceError
 from mealrec.sources.microlens import read_microlens
 from mealrec.sources.ninerec import read_ninerec
+from mealrec.sources.recbole import contents, read_recbole
 from mealrec.stages.ingest import ingest
 
 
@@ -84,6 +85,106 @@ def test_microlens_reads_sequences_and_prefers_timestamps(tmp_path: Path, caplog
     (folder / "MicroLens-x_pairs.csv").write_text("user,video\n")
     with pytest.raises(SourceError, match="expected the header user,item,timestamp, found 'user,video'"):
         read_microlens(folder, Landing(tmp_path / "c"))
+
+
+def test_a_viewer_on_two_lines_goes_on_where_the_first_ended(tmp_path: Path) -> None:
+    landing = Landing(tmp_path / "out")
+    read_ninerec(ninerec(tmp_path / "in", sequences="0 2 1\n1 0\n0 0\n"), landing)
+    rows = sorted(events(landing), key=lambda r: (r["user_id"], r["timestamp"]))
+    assert [(r["event_id"], r["video_id"]) for r in rows] == [
+        ("u0-0", "v2"),
+        ("u0-1", "v1"),
+        ("u0-2", "v0"),
+        ("u1-0", "v0"),
+    ]
+
+
+INTER = "rating:float\titem_id:token\ttimestamp:float\tuser_id:token\n4\tm1\t1700000000\tann\n5\tm2\t1700000005\tbob\n"
+ITEM = "genre:token_seq\titem_id:token\tmovie_title:token_seq\nfun\tm1\tThe First\nfun\tm3\t\n"
+
+
+def recbole(folder: Path, inter: str = INTER, item: str | None = ITEM) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "ml.inter").write_bytes(inter.encode("latin-1" if "\xe9" in inter else "utf-8"))
+    if item is not None:
+        (folder / "ml.item").write_text(item, encoding="utf-8")
+    return folder
+
+
+def test_recbole_finds_its_columns_by_name_and_turns_seconds_into_milliseconds(tmp_path: Path) -> None:
+    landing = Landing(tmp_path / "out")
+    source, there = read_recbole(recbole(tmp_path / "in"), landing)
+    assert (source["interactions"], source["videos"], source["synthetic_time"], there) == (2, 3, False, False)
+    rows = {(r["user_id"], r["video_id"], r["timestamp"]) for r in events(landing)}
+    assert rows == {("ann", "m1", 1_700_000_000_000), ("bob", "m2", 1_700_000_005_000)}
+    assert landing.catalogue()["title"].to_pylist() == ["The First", None, None]
+    assert read_recbole(tmp_path / "in", landing)[1]
+    recbole(tmp_path / "in", INTER.replace("1700000000", "1700000000123").replace("\n", "\r\n"))
+    assert not read_recbole(tmp_path / "in", landing)[1]
+    assert {r["timestamp"] for r in events(landing)} == {1_700_000_000_123, 1_700_000_005_000}
+
+
+def test_recbole_without_times_or_titles_keeps_the_file_order(tmp_path: Path) -> None:
+    inter = "\ufeffuser_id:token\titem_id:token\nu\tb\nw\tc\n\nu\ta\n"
+    folder = recbole(tmp_path / "in", inter, item=None)
+    found = contents(folder)
+    assert found.titles == {} and [(r.user, r.video, r.rank, r.timestamp_ms) for r in found.rows] == [
+        ("u", "b", 0, None),
+        ("w", "c", 0, None),
+        ("u", "a", 1, None),
+    ]
+    assert read_recbole(folder, Landing(tmp_path / "out"))[0]["synthetic_time"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ("note:token_seq\ttitle:token_seq", "second"),
+        ("note:token_seq\tmovie_title:token_seq", "second"),
+        ("year:float\tnote:token_seq", "second"),
+        ("name:token_seq\tnote:token_seq", "first"),
+        ("year:float\tkind:token", None),
+    ],
+)
+def test_recbole_takes_the_title_like_column(tmp_path: Path, columns: str, expected: str | None) -> None:
+    folder = recbole(tmp_path / "in", item=f"item_id:token\t{columns}\nm1\tfirst\tsecond\n")
+    assert contents(folder).titles == {"m1": expected}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"inter": "user_id\titem_id\nu\ta\n"}, r"ml\.inter:1: expected a header of name:type columns"),
+        (
+            {"inter": "user_id:token\tvenue:token\nu\ta\n"},
+            r"ml\.inter:1: no column item_id:token; found user_id, venue",
+        ),
+        ({"inter": "item_id:token\titem_id:token\n"}, r"ml\.inter:1: a column is named twice"),
+        ({"inter": INTER + "1\tm1\t5\n"}, r"ml\.inter:4: expected 4 columns, found 3"),
+        (
+            {"inter": INTER + "1\tm1\tnan\tann\n"},
+            r"ml\.inter:4: expected a timestamp in seconds or milliseconds, found 'nan'",
+        ),
+        ({"inter": INTER + "\n1\tm1\t5\t\n"}, r"ml\.inter:5: empty user_id"),
+        ({"inter": INTER + "1\tcaf\xe9\t5\tann\n"}, r"ml\.inter:4: expected UTF-8 text"),
+        ({"inter": INTER.partition("\n")[0] + "\n"}, r"ml\.inter: no interactions"),
+        ({"item": "title:token_seq\nx\n"}, r"ml\.item:1: no column item_id:token"),
+        ({"item": "item_id:token\ttitle:token_seq\n\tx\n"}, r"ml\.item:2: empty item_id"),
+    ],
+)
+def test_a_broken_recbole_file_is_named_with_its_line(tmp_path: Path, change: dict[str, str], words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        read_recbole(recbole(tmp_path / "in", **change), Landing(tmp_path / "out"))
+    assert not (tmp_path / "out" / "source.json").exists()
+
+
+def test_the_recbole_kind_is_a_source_that_needs_a_folder(tmp_path: Path) -> None:
+    folder = recbole(tmp_path / "in")
+    source = SourceConfig.model_validate({"kind": "recbole", "directory": str(folder)})
+    summary = ingest(RunConfig(lake=str(tmp_path / "lake"), source=source))
+    assert (summary.rows_out, summary.details["videos"], summary.details["synthetic_time"]) == (2, 3, False)
+    with pytest.raises(ValueError, match=r"source\.kind='recbole' needs source\.directory"):
+        SourceConfig.model_validate({"kind": "recbole"})
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,10 @@ class Markov:
         self.start = torch.searchsorted(self.source, torch.arange(n + 1))
         self.prior = counts.to(torch.float64) / counts.sum().clamp(min=1)
 
-    def scores(self, last_item: Tensor) -> Tensor:
-        """last_item [B] (0: no history, popularity alone) -> [B, N + 1]."""
-        out = self.prior.repeat(len(last_item), 1)
-        for row, item in enumerate(last_item.tolist()):
+    def scores(self, history: Tensor) -> Tensor:
+        """history [B, L], left-padded (its last item counts; 0: popularity alone) -> [B, N + 1]."""
+        out = self.prior.repeat(len(history), 1)
+        for row, item in enumerate(history[:, -1].tolist()):
             begin, end = int(self.start[item]), int(self.start[item + 1])
             out[row, self.target[begin:end]] += self.count[begin:end]
         return out

@@ -12,6 +12,6 @@ class Popularity:
     def __init__(self, counts: Tensor) -> None:
         self.counts = counts.to(torch.float64)
 
-    def scores(self, last_item: Tensor) -> Tensor:
-        """last_item [B] -> [B, N + 1], the same row for everyone."""
-        return self.counts.expand(len(last_item), -1)
+    def scores(self, history: Tensor) -> Tensor:
+        """history [B, L] -> [B, N + 1], the same row for everyone."""
+        return self.counts.expand(len(history), -1)

@@ -1,0 +1,1 @@
+"""Evidence: result tables on any dataset folder, by one command, resumable and with intervals."""

@@ -1,0 +1,218 @@
+"""`mealrec bench quality`: train and rank every (dataset, model, seed) that the result file does not hold yet.
+
+Each cell is a process of its own with one torch thread, `jobs` at a time; a killed run goes on with the cells that are
+missing. Training and ranking need torch and numpy alone; a dataset folder that was packed before is opened as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mealrec.bench.cell import Ready, complete_settings, train_cell
+from mealrec.bench.chosen import chosen
+from mealrec.bench.conditions import SHARES, corrupted
+from mealrec.bench.diagnostics import diagnose
+from mealrec.bench.folder import open_folder
+from mealrec.bench.results import Cell, Key, Results
+from mealrec.bench.rows import ROWS, row
+from mealrec.data.packed import Packed
+from mealrec.data.split import Protocol
+from mealrec.evaluation.beyond import spread
+from mealrec.evaluation.metrics import summarise
+from mealrec.evaluation.ranking import Ranked, rank_targets
+from mealrec.evaluation.slices import slices
+
+Say = Callable[[str], None]
+KS = (5, 10, 20)
+MAX_HISTORY = {"microlens50k": 10}  # model.md section 1: 10 for MicroLens, 20 elsewhere
+USUAL_HISTORY = 20
+ROBUST = ("sasrec", "sasrec+content", "sasrec+content+augment", "mealrec", "mealrec:no-npd", "mealrec:augment")
+CONDITION_SEED = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to make, as plain values so that it travels to another process."""
+
+    folder: str
+    cache: str
+    out: str
+    model: str
+    seed: int
+    protocol: Protocol
+    device: str
+    command: str
+
+
+def run_quality(
+    folders: Sequence[Path],
+    models: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    cache: Path,
+    protocol: Protocol = "leave-one-out",
+    jobs: int = 1,
+    device: str = "cpu",
+    command: str = "",
+    say: Say = print,
+) -> Results:
+    """Fill `out`. Rows that are only computed get one seed. Raises ValueError for an unknown model, SourceError for a folder
+    that cannot be read, and whatever a cell raised, after the others in flight have ended."""
+    for name in models:
+        row(name)
+    tasks = []
+    for folder in folders:
+        open_folder(folder, cache, protocol=protocol, say=say)  # packed once, before the processes ask for it
+        for seed in seeds:
+            for name in models:
+                if ROWS[name].kind != "counts" or seed == seeds[0]:
+                    tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command))
+    results = Results.open(out)
+    missing = [t for t in tasks if not results.has(_key(t), digest_of(t))]
+    say(f"{len(tasks)} cells, {len(tasks) - len(missing)} there already, {jobs} at a time")
+    _run_all(missing, jobs, say)
+    return Results.open(out)
+
+
+def _run_all(tasks: list[Task], jobs: int, say: Say) -> None:
+    began = time.monotonic()
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        waiting = {pool.submit(run_cell, task) for task in tasks}
+        done_count = 0
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_EXCEPTION, timeout=1.0)
+            for future in done:
+                try:
+                    line = future.result()
+                except BaseException:
+                    for other in waiting:
+                        other.cancel()
+                    raise
+                done_count += 1
+                left = (time.monotonic() - began) / done_count * (len(tasks) - done_count)
+                say(f"[{done_count}/{len(tasks)}] {line} (about {left / 60:.0f} min left)")
+
+
+def run_cell(task: Task) -> str:
+    """Make one cell, with its robustness conditions where the row has them, and put it into the result file."""
+    if task.device == "cpu":
+        torch.set_num_threads(1)
+    data = open_folder(Path(task.folder), Path(task.cache), protocol=task.protocol, say=lambda line: None)
+    settings = settings_of(task)
+    warm = Path(task.cache) / "warm"
+    ready = train_cell(row(task.model), data, settings, seed=task.seed, warm=warm, device=task.device)
+    history = int(settings.get("max_history", USUAL_HISTORY))
+    results = Results.open(Path(task.out))
+    test = rank_targets(ready.scorer, ready.data, "test", max_history=history, device=task.device)
+    cell = _cell(task, settings, ready, test, data, history)
+    if task.model in ROBUST:
+        for variant, ranked in _under_conditions(ready, history, task.device):
+            results.put(_variant(cell, variant, ranked, data), ranked.rank.astype(np.int32))
+    results.put(cell, test.rank.astype(np.int32), task.command)
+    found = cell.metrics["test"]
+    return (
+        f"{cell.dataset} {cell.model} seed {cell.seed}: HR@10 {found['hr@10']:.4f} NDCG@10 {found['ndcg@10']:.4f} "
+        f"({cell.epochs} epochs, {cell.seconds:.0f} s)"
+    )
+
+
+def name_of(folder: str) -> str:
+    """A dataset's name: its folder's, or what a packed folder says of its source."""
+    meta = Path(folder) / "meta.json"
+    source = json.loads(meta.read_text()).get("source", {}) if meta.is_file() else {}
+    return str(source.get("name", Path(folder).name))
+
+
+def settings_of(task: Task) -> dict[str, Any]:
+    name = name_of(task.folder)
+    return complete_settings(row(task.model), chosen(name, task.model), MAX_HISTORY.get(name, USUAL_HISTORY))
+
+
+def digest_of(task: Task) -> str:
+    """Of everything that decides a cell's figures besides the code."""
+    text = json.dumps([name_of(task.folder), task.model, task.seed, task.protocol, settings_of(task)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def commit_of() -> str:
+    """The code's commit, with + where files differ from it; empty outside a git checkout."""
+    here = Path(__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (here / ".git").exists():
+        return ""
+    head, changed = (
+        subprocess.run([git, *words], cwd=here, capture_output=True, text=True, check=True)
+        for words in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "mealrec"])
+    )
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def _cell(task: Task, settings: dict[str, Any], ready: Ready, test: Ranked, data: Packed, history: int) -> Cell:
+    valid = rank_targets(ready.scorer, ready.data, "valid", max_history=history, device=task.device)
+    return Cell(
+        dataset=name_of(task.folder),
+        model=task.model,
+        seed=task.seed,
+        variant="",
+        protocol=task.protocol,
+        settings=settings,
+        digest=digest_of(task),
+        metrics={name: summarise(torch.from_numpy(r.rank), KS) for name, r in (("valid", valid), ("test", test))},
+        slices=_slices(data, test),
+        beyond=spread(test.shown, data.content.train_count().numpy()),
+        extra=diagnose(ready, history) if ready.model is not None else {},
+        epochs=ready.epochs,
+        seconds=ready.seconds,
+        commit=commit_of(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _variant(cell: Cell, variant: str, ranked: Ranked, data: Packed) -> Cell:
+    metrics = {"test": summarise(torch.from_numpy(ranked.rank), KS)}
+    shown = spread(ranked.shown, data.content.train_count().numpy())
+    return replace(cell, variant=variant, metrics=metrics, slices=_slices(data, ranked), beyond=shown, extra={})
+
+
+def _slices(data: Packed, ranked: Ranked) -> dict[str, dict[str, float]]:
+    out = {}
+    for name, chosen_rows in slices(data, ranked.viewer, ranked.target).items():
+        found = summarise(torch.from_numpy(ranked.rank[chosen_rows]), (10,))
+        out[name] = {"viewers": float(chosen_rows.sum()), "hr@10": found["hr@10"], "ndcg@10": found["ndcg@10"]}
+    return out
+
+
+def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str, Ranked]]:
+    popularity = ready.data.content.train_count().float()
+    conditions = [("replace", share) for share in SHARES] + [("drop", 0.3), ("insert", 0.3)]
+    return [
+        (
+            f"{kind}={share}",
+            rank_targets(
+                corrupted(ready.scorer, kind, share, popularity, CONDITION_SEED),
+                ready.data,
+                "test",
+                max_history=history,
+                device=device,
+            ),
+        )
+        for kind, share in conditions
+    ]
+
+
+def _key(task: Task) -> Key:
+    return Key(name_of(task.folder), task.model, task.seed, "")

@@ -1,0 +1,168 @@
+"""Tables and plots of result files; nothing here computes a metric anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from mealrec.bench.conditions import SHARES
+from mealrec.bench.results import Cell, Results, ResultsError
+from mealrec.bench.rows import ROWS
+
+SYSTEM = "mealrec"
+NEVER_SEEN = "target never seen in training"
+HEAD = (
+    "| model | HR@10 | NDCG@10 | MRR@10 | valid NDCG@10 | HR@10, target never seen | coverage | seeds | s a run "
+    "| NDCG@10 of mealrec minus this |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+)
+
+
+def tables(results: Sequence[Results]) -> dict[str, str]:
+    """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET and
+    robustness-DATASET, each where there are cells for it."""
+    out: dict[str, str] = {}
+    for result in results:
+        for dataset in result.datasets():
+            models = [name for name in ROWS if name in result.models(dataset)]
+            variants = [m for m in models if m.startswith(f"{SYSTEM}:")]
+            crossed = [m for m in models if m.split("+")[0] in ("gru4rec", "bert4rec", "nextitnet") and "+" in m]
+            main = [m for m in models if m not in variants and m not in crossed]
+            out[f"quality-{dataset}"] = _quality(result, dataset, main)
+            if variants:
+                out[f"ablation-{dataset}"] = _quality(result, dataset, [SYSTEM, *variants])
+            if crossed:
+                out[f"backbones-{dataset}"] = _backbones(result, dataset, crossed)
+            robust = [m for m in models if result.select(dataset, m, f"replace={SHARES[0]}")]
+            if robust:
+                out[f"robustness-{dataset}"] = _robustness(result, dataset, robust)
+    return out
+
+
+def update(text: str, made: dict[str, str], where: str) -> str:
+    """`text` with each table between its markers <!-- bench:NAME --> and <!-- /bench:NAME -->; tables without markers are left
+    out. Raises ResultsError for a marker that no table fills or that is not closed."""
+    for name in re.findall(r"<!-- bench:(\S+) -->", text):
+        if name not in made:
+            raise ResultsError(f"{where}: no result file fills the marker bench:{name}; there are {', '.join(made)}")
+        begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+        if text.count(end) != 1 or text.index(end) < text.index(begin):
+            raise ResultsError(f"{where}: the marker bench:{name} is not closed by one {end}")
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n{made[name]}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def _quality(result: Results, dataset: str, models: Sequence[str]) -> str:
+    floor = [fmean(_test(result.select(dataset, "popularity"), "ndcg@10"))] if "popularity" in models else []
+    best = max(models, key=lambda m: fmean(_test(result.select(dataset, m), "ndcg@10")))
+    lines = [HEAD]
+    for model in models:
+        cells = result.select(dataset, model)
+        against = _compared(result, "difference", dataset, against=model, metric="ndcg@10")
+        note = ""
+        if floor and model != "popularity" and fmean(_test(cells, "ndcg@10")) <= floor[0]:
+            note = " (implemented, not competitive)"
+        name = f"**{model}**" if model == best else model
+        is_best_baseline = bool(against) and against[0]["best_baseline"]
+        valid = _spread([c.metrics["valid"]["ndcg@10"] for c in cells])
+        never = [c.slices[NEVER_SEEN]["hr@10"] for c in cells if NEVER_SEEN in c.slices]
+        columns = [
+            f"{name}{' †' if is_best_baseline else ''}{note}",
+            *(_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10", "mrr@10")),
+            valid,
+            _spread(never) if never else "",
+            f"{fmean([c.beyond['coverage'] for c in cells]):.2f}",
+            str(len(cells)),
+            f"{fmean([c.seconds for c in cells]):.0f}",
+            _interval(against[0]) if against else "",
+        ]
+        lines.append("| " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def _backbones(result: Results, dataset: str, models: Sequence[str]) -> str:
+    lines = [
+        "| backbone | HR@10 off | HR@10 on | NDCG@10 off | NDCG@10 on | NDCG@10 on minus off |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for backbone in ("sasrec", *dict.fromkeys(m.split("+")[0] for m in models)):
+        off = f"{backbone}+content"
+        on = SYSTEM if backbone == "sasrec" else f"{backbone}+mealrec"
+        both = [result.select(dataset, off), result.select(dataset, on)]
+        if all(both):
+            found = _compared(result, "backbone", dataset, backbone=backbone)
+            figures = [_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10") for cells in both]
+            lines.append("| " + " | ".join([backbone, *figures, _interval(found[0]) if found else ""]) + " |")
+    return "\n".join(lines)
+
+
+def _robustness(result: Results, dataset: str, models: Sequence[str]) -> str:
+    shares = [f"replace={share}" for share in SHARES]
+    lines = [
+        "| model | clean | " + " | ".join(f"{share:.0%} replaced" for share in SHARES) + " | 30 % dropped "
+        "| 30 % inserted | kept at 30 % replaced | mealrec keeps more by |",
+        "|---|" + "---:|" * (len(SHARES) + 3) + "---|---|",
+    ]
+    for model in models:
+        cells = [result.select(dataset, model), *(result.select(dataset, model, v) for v in shares)]
+        cells += [result.select(dataset, model, v) for v in ("drop=0.3", "insert=0.3")]
+        found = _compared(result, "retention", dataset, model=model, variant="replace=0.3")
+        kept = _range(found[0], ".3f") if found else ""
+        more = _range(found[0]["system_keeps_more"], "+.3f") if found and found[0]["system_keeps_more"] else ""
+        figures = [f"{fmean(_test(c, 'hr@10')):.4f}" if c else "" for c in cells]
+        lines.append("| " + " | ".join([model, *figures, kept, more]) + " |")
+    return "\n".join(lines)
+
+
+def _compared(result: Results, kind: str, dataset: str, **names: str) -> list[dict[str, Any]]:
+    """Stored comparisons of a kind with these fields."""
+    wanted = {"kind": kind, "dataset": dataset, **names}
+    return [c for c in result.body["comparisons"] if wanted.items() <= c.items()]
+
+
+def _range(found: dict[str, Any], form: str) -> str:
+    return f"{found['mean']:{form}} [{found['low']:{form}}, {found['high']:{form}}]"
+
+
+def _test(cells: Sequence[Cell], metric: str) -> list[float]:
+    return [c.metrics["test"][metric] for c in cells]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean, and the standard deviation over seeds where there are several."""
+    mean = f"{fmean(values):.4f}".replace("0.", ".", 1)
+    return mean if len(values) < 2 else f"{mean} ± {stdev(values):.4f}".replace("± 0.", "± .")
+
+
+def _interval(found: dict[str, Any]) -> str:
+    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({found['relative']:+.1%})"
+
+
+def write_plots(results: Sequence[Results], folder: Path) -> list[Path]:
+    """HR@10 against the replaced share of the history, one SVG a dataset that has such cells."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for result in results:
+        for dataset in result.datasets():
+            figure, axis = pyplot.subplots(figsize=(6, 4))
+            for model in result.models(dataset):
+                variants = ["", *(f"replace={share}" for share in SHARES)]
+                cells = [result.select(dataset, model, v) for v in variants]
+                if all(cells):
+                    axis.plot([0.0, *SHARES], [fmean(_test(c, "hr@10")) for c in cells], marker="o", label=model)
+            if axis.lines:
+                axis.set(xlabel="share of the history replaced", ylabel="test HR@10", title=dataset)
+                axis.legend(fontsize=8)
+                path = folder / f"robustness-{dataset}.svg"
+                figure.savefig(path, metadata={"Date": None})
+                written.append(path)
+            pyplot.close(figure)
+    return written

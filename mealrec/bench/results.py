@@ -1,0 +1,194 @@
+"""The result file: one JSON with every cell, committed, and the ranks behind it in a folder beside it, not committed.
+
+FILE.json          format, hardware, commands, cells, comparisons; keys sorted, floats rounded, so that diffs are readable
+FILE.ranks/*.npy   int32 [V]: 1-based test rank of each viewer's target, viewers in the dataset's order
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+FORMAT = 1
+DIGITS = 6
+Ranks = npt.NDArray[np.int32]
+
+
+class Key(NamedTuple):
+    """What tells cells apart. variant: a robustness condition such as "replace=0.3", empty for none."""
+
+    dataset: str
+    model: str
+    seed: int
+    variant: str = ""
+
+    def file(self) -> str:
+        name = "--".join([self.dataset, self.model, str(self.seed), *([self.variant] if self.variant else [])])
+        return name.replace(":", "_").replace("/", "_") + ".npy"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained and ranked model. metrics: {"valid", "test"} -> {"hr@10": ...}; slices: name -> {"viewers", "hr@10",
+    "ndcg@10"}; beyond: coverage, gini, novelty, popularity_lift; extra: diagnostics; digest: of the settings; seconds: of
+    training; commit: of the code, with + where it was changed."""
+
+    dataset: str
+    model: str
+    seed: int
+    variant: str
+    protocol: str
+    settings: dict[str, Any]
+    digest: str
+    metrics: dict[str, dict[str, float]]
+    slices: dict[str, dict[str, float]] = field(default_factory=dict)
+    beyond: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float = 0.0
+    commit: str = ""
+    finished: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.dataset, self.model, self.seed, self.variant)
+
+
+class ResultsError(ValueError):
+    """A result file is damaged, of another format, or lacks what is asked of it."""
+
+
+class Results:
+    """An opened result file. `put` re-reads it under a lock, so several processes may fill one file."""
+
+    def __init__(self, path: Path, body: dict[str, Any]) -> None:
+        self.path, self.body = path, body
+        self.cells = {cell.key: cell for cell in (_cell(path, entry) for entry in body["cells"])}
+
+    @classmethod
+    def open(cls, path: Path) -> Results:
+        """An absent file is an empty one. Raises ResultsError naming the file and what is wrong with it."""
+        if not path.is_file():
+            return cls(path, {"format": FORMAT, "cells": [], "comparisons": [], "commands": [], "hardware": {}})
+        try:
+            body = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ResultsError(f"{path} is no JSON: {error}") from None
+        if not isinstance(body, dict) or body.get("format") != FORMAT or not isinstance(body.get("cells"), list):
+            raise ResultsError(f"{path}: not a result file of format {FORMAT} (it needs `format` and `cells`)")
+        return cls(path, body)
+
+    def has(self, key: Key, digest: str) -> bool:
+        """Whether the cell is there, made with these settings, with its ranks."""
+        cell = self.cells.get(key)
+        return cell is not None and cell.digest == digest and self._ranks_file(key).is_file()
+
+    def ranks(self, key: Key) -> Ranks:
+        """Raises ResultsError when the ranks are not on this machine."""
+        path = self._ranks_file(key)
+        if not path.is_file():
+            raise ResultsError(f"{path} is not here: ranks are not committed; run the cell again")
+        found: Ranks = np.load(path, allow_pickle=False)
+        return found
+
+    def put(self, cell: Cell, ranks: Ranks, command: str = "") -> None:
+        """Write the ranks, then the file by rename: a kill between the two leaves a cell that counts as missing."""
+        folder = self._ranks_file(cell.key).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            temporary = folder / f"{cell.key.file()}.{os.getpid()}.tmp"
+            with temporary.open("wb") as file:
+                np.save(file, ranks.astype(np.int32))
+            temporary.replace(self._ranks_file(cell.key))
+            self._refresh()
+            self.cells[cell.key] = cell
+            if command and command not in self.body["commands"]:
+                self.body["commands"].append(command)
+            self.body["hardware"] = hardware()
+            self._write()
+
+    def set_comparisons(self, comparisons: list[dict[str, Any]]) -> None:
+        """Replace what was compared."""
+        with self._locked():
+            self._refresh()
+            self.body["comparisons"] = comparisons
+            self._write()
+
+    def select(self, dataset: str, model: str, variant: str = "") -> list[Cell]:
+        """Cells of a row, by seed."""
+        own = [c for c in self.cells.values() if (c.dataset, c.model, c.variant) == (dataset, model, variant)]
+        return sorted(own, key=lambda c: c.seed)
+
+    def datasets(self) -> list[str]:
+        return sorted({c.dataset for c in self.cells.values()})
+
+    def models(self, dataset: str) -> list[str]:
+        return sorted({c.model for c in self.cells.values() if c.dataset == dataset and not c.variant})
+
+    def _ranks_file(self, key: Key) -> Path:
+        return self.path.with_suffix(".ranks") / key.file()
+
+    def _refresh(self) -> None:
+        again = Results.open(self.path)
+        self.body, self.cells = again.body, again.cells
+
+    def _write(self) -> None:
+        self.body["cells"] = [_rounded(asdict(self.cells[key])) for key in sorted(self.cells)]
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(self.body, indent=1, sort_keys=True) + "\n")
+        temporary.replace(self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were made on."""
+    cpu = platform.processor() or platform.machine()
+    names = Path("/proc/cpuinfo")
+    if names.is_file():
+        cpu = next(
+            (x.split(":", 1)[1].strip() for x in names.read_text().splitlines() if x.startswith("model name")), cpu
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    accelerator = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory),
+        "accelerator": accelerator,
+        "torch": torch.__version__.split("+")[0],
+    }
+
+
+def _cell(path: Path, entry: dict[str, Any]) -> Cell:
+    names = {f.name for f in fields(Cell)}
+    missing = {"dataset", "model", "seed", "variant", "metrics", "digest"} - set(entry)
+    unknown = set(entry) - names
+    if missing or unknown:
+        raise ResultsError(f"{path}: a cell with missing fields {sorted(missing)} and unknown fields {sorted(unknown)}")
+    return Cell(**entry)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,82 @@
+"""Intervals over viewers and seeds: right on average, paired, chosen on validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mealrec.bench.compare import best_baseline, compare, compare_all, retention, retention_difference
+from mealrec.bench.results import Cell, Results
+
+
+def draws(rng: np.random.Generator, mean: float, seeds: int, wobble: float, base: np.ndarray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    return [base + mean + rng.normal(0, wobble) + rng.normal(0, 0.05, len(base)) for _ in range(seeds)]
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(60):
+        base = rng.normal(0, 1, 150)
+        a, b = draws(rng, 0.02, 5, 0.01, base), draws(rng, 0.0, 5, 0.01, base)
+        found = compare(a, b, samples=300)
+        covered += found.low <= 0.02 <= found.high
+    assert covered >= 48  # 95 % wanted; five seeds make a bootstrap a little too sure
+
+
+def test_seeds_that_differ_widen_it() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.normal(0, 1, 200)
+    calm = compare(draws(rng, 0.0, 5, 0.0, base), draws(rng, 0.0, 5, 0.0, base), samples=300)
+    wild = compare(draws(rng, 0.0, 5, 0.2, base), draws(rng, 0.0, 5, 0.2, base), samples=300)
+    assert wild.high - wild.low > 3 * (calm.high - calm.low)
+
+
+def test_viewers_are_paired() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.normal(0, 1, 300)
+    a, b = [base + 0.02], [base]
+    paired = compare(a, b, samples=200)
+    assert paired.low == pytest.approx(0.02) and paired.high == pytest.approx(0.02)
+    shuffled = compare(a, [rng.permutation(base)], samples=200)
+    assert shuffled.low < 0 < shuffled.high
+    with pytest.raises(ValueError, match="same viewers"):
+        compare(a, [base[:-1]])
+
+
+def test_retention_is_the_share_that_is_left() -> None:
+    clean = [np.ones(100), np.ones(100)]
+    half = [np.tile([1.0, 0.0], 50)] * 2
+    found = retention(clean, half)
+    assert found.mean == pytest.approx(0.5) and 0.35 < found.low < 0.5 < found.high < 0.65
+    more = retention_difference((clean, clean), (clean, half))
+    assert more.mean == pytest.approx(0.5) and more.low > 0.3
+
+
+def put(results: Results, model: str, valid: float, test_rank: int, variant: str = "") -> None:
+    metrics = {"valid": {"ndcg@10": valid}, "test": {"hr@10": 0.1, "ndcg@10": 0.1, "mrr@10": 0.1}}
+    cell = Cell("food", model, 0, variant, "leave-one-out", {}, "d", metrics)
+    results.put(cell, np.full(20, test_rank, dtype=np.int32))
+
+
+def test_the_best_baseline_is_chosen_on_validation(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    put(results, "mealrec", 0.3, 1)
+    put(results, "sasrec", 0.2, 9)
+    put(results, "markov", 0.1, 1)  # better on test, and not to be known
+    assert best_baseline(results, "food", ["sasrec", "markov", "absent"]) == "sasrec"
+    found = compare_all(results, ["sasrec", "markov"])
+    marked = {c["against"]: c["best_baseline"] for c in found if c["kind"] == "difference"}
+    assert marked == {"sasrec": True, "markov": False}
+    assert next(c for c in found if c["against"] == "markov" and c["metric"] == "ndcg@10")["mean"] == 0.0
+
+
+def test_what_a_model_keeps_is_compared_with_the_same_models_clean_score(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    for model, rank in (("mealrec", 5), ("sasrec", 50)):
+        put(results, model, 0.1, 1)
+        put(results, model, 0.1, rank, "replace=0.3")
+    kept = {c["model"]: c for c in compare_all(results, ["sasrec"]) if c["kind"] == "retention"}
+    assert kept["mealrec"]["mean"] == 1.0 and kept["sasrec"]["mean"] == 0.0
+    assert kept["sasrec"]["system_keeps_more"]["mean"] == 1.0 and kept["mealrec"]["system_keeps_more"] is None

@@ -1,0 +1,97 @@
+"""The result file: complete or absent, shared by processes, readable errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mealrec.bench.results import Cell, Key, Results, ResultsError
+
+
+def cell(model: str = "sasrec", seed: int = 0, digest: str = "d", **changes: object) -> Cell:
+    metrics = {"valid": {"ndcg@10": 0.1}, "test": {"hr@10": 0.123456789, "ndcg@10": 0.1, "mrr@10": 0.05}}
+    made = Cell("food", model, seed, "", "leave-one-out", {"lr": 1e-3}, digest, metrics)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def ranks(*values: int) -> np.ndarray:  # type: ignore[type-arg]
+    return np.array(values, dtype=np.int32)
+
+
+def test_what_was_put_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    Results.open(path).put(cell(), ranks(1, 5, 9), "mealrec bench quality")
+    again = Results.open(path)
+    assert again.has(Key("food", "sasrec", 0), "d") and not again.has(Key("food", "sasrec", 1), "d")
+    assert again.ranks(Key("food", "sasrec", 0)).tolist() == [1, 5, 9]
+    assert again.cells[Key("food", "sasrec", 0)].metrics["test"]["hr@10"] == 0.123457
+    assert again.body["commands"] == ["mealrec bench quality"] and again.body["hardware"]["cores"] >= 1
+
+
+def test_other_settings_make_the_cell_missing_and_replace_it(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    results.put(cell(), ranks(1))
+    assert not results.has(cell().key, "other")
+    results.put(cell(digest="other"), ranks(2))
+    assert len(results.cells) == 1 and results.ranks(cell().key).tolist() == [2]
+
+
+def test_ranks_without_a_cell_count_as_missing_and_so_does_a_cell_without_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    folder = tmp_path / "r.ranks"
+    folder.mkdir()
+    np.save(folder / cell().key.file(), ranks(1))  # killed between the two
+    assert not Results.open(path).has(cell().key, "d")
+    results = Results.open(path)
+    results.put(cell(), ranks(1))
+    (folder / cell().key.file()).unlink()
+    assert not results.has(cell().key, "d")
+    with pytest.raises(ResultsError, match="ranks are not committed"):
+        results.ranks(cell().key)
+
+
+def _fill(path: str, model: str) -> None:
+    for seed in range(12):
+        Results.open(Path(path)).put(cell(model, seed), ranks(seed + 1), model)
+
+
+def test_two_processes_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    context = get_context("fork")
+    both = [context.Process(target=_fill, args=(str(path), m)) for m in ("sasrec", "mealrec")]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    results = Results.open(path)
+    assert len(results.cells) == 24 and sorted(results.body["commands"]) == ["mealrec", "sasrec"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "is no JSON"),
+        ('{"format": 7, "cells": []}', "not a result file of format 1"),
+        ('{"format": 1, "cells": [{"dataset": "x"}]}', "missing fields .*'digest'"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(ResultsError, match=complaint) as raised:
+        Results.open(path)
+    assert "r.json" in str(raised.value)
+
+
+def test_the_file_is_stable(tmp_path: Path) -> None:
+    for name, order in (("a", (0, 1)), ("b", (1, 0))):
+        results = Results.open(tmp_path / f"{name}.json")
+        for seed in order:
+            results.put(cell(seed=seed), ranks(1))
+    texts = [json.loads((tmp_path / f"{n}.json").read_text())["cells"] for n in ("a", "b")]
+    assert texts[0] == texts[1]

@@ -1,0 +1,83 @@
+"""The next-item loss: chunks add up, samples are corrected for how they were drawn, memory stays bounded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mealrec.model import softmax
+from mealrec.model.softmax import Negatives, full_loss, next_item_loss, sampled_loss
+
+
+def case(rows: int = 13, items: int = 40) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    states = torch.randn(rows, 8, generator=rng, requires_grad=True)
+    table = torch.randn(items + 1, 8, generator=rng, requires_grad=True)
+    return states, table, torch.randint(1, items + 1, (rows,), generator=rng)
+
+
+def test_chunks_give_the_loss_and_the_gradients_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    states, table, target = case()
+    whole = F.cross_entropy(states @ table[1:].T / 0.5, target - 1, reduction="sum")
+    wanted = torch.autograd.grad(whole, (states, table))
+    monkeypatch.setattr(softmax, "CHUNK_SCORES", 3 * 40)  # three rows at a time
+    chunked = full_loss(states, table, target, 0.5)
+    assert torch.allclose(chunked, whole, rtol=1e-6)
+    for one, other in zip(torch.autograd.grad(chunked, (states, table)), wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def spy(states: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, t: float) -> torch.Tensor:
+        seen.append(len(states) * len(candidates))
+        return plain(states, candidates, target, t)
+
+    plain = softmax._cross_entropy
+    monkeypatch.setattr(softmax, "CHUNK_SCORES", 200)
+    monkeypatch.setattr(softmax, "_cross_entropy", spy)
+    full_loss(*case())
+    assert max(seen) <= 200 and sum(seen) == 13 * 40
+
+
+def test_a_corrected_sample_estimates_the_full_softmax() -> None:
+    states, table, target = case(rows=200)
+    with torch.no_grad():
+        states.mul_(0.3)
+    counts = torch.arange(41) ** 2  # very uneven popularity
+    negatives = Negatives.by_popularity(counts, 4000)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        full = float(next_item_loss(states, table, target)) / 200
+        sampled = float(next_item_loss(states, table, target, negatives=negatives, generator=rng)) / 200
+        drawn = negatives.draw(rng)
+        uncorrected = float(sampled_loss(states, table, target, drawn, torch.zeros(41))) / 200
+    # the target stands beside the sample with the weight of one expected draw, so the two agree up to a constant
+    expected = (negatives.probability[target] * negatives.count).log().mean()
+    assert abs((sampled - float(expected)) - full) < 0.25 or abs(sampled - full) < 0.25
+    assert abs(uncorrected - full) > 1.0
+
+
+def test_padding_is_never_drawn_and_unwatched_videos_are() -> None:
+    negatives = Negatives.by_popularity(torch.tensor([0, 100, 0, 0]), 5000)
+    drawn = negatives.draw(torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == {1, 2, 3}
+
+
+def test_a_drawn_target_is_not_its_own_rival() -> None:
+    states, table = torch.ones(1, 2), torch.tensor([[0.0, 0.0], [5.0, 5.0], [0.0, 0.0]])
+    expected = torch.zeros(3)
+    loss = sampled_loss(states, table, torch.tensor([1]), torch.tensor([1, 1, 1, 2]), expected)
+    assert float(loss) < 0.01
+
+
+def test_no_rows_cost_nothing_and_keep_the_graph() -> None:
+    states, table, _ = case()
+    none = torch.zeros(0, dtype=torch.int64)
+    loss = full_loss(states[:0], table, none)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss) == 0.0 and table.grad is not None
+    with pytest.raises(ValueError, match="need a generator"):
+        next_item_loss(states, table, none, negatives=Negatives.by_popularity(torch.ones(41), 3))
