@@ -59,6 +59,13 @@ _ROWS = [
     _model("bert4rec", "IDs alone (Sun et al. 2019)", backbone="bert4rec", **IDS_ONLY),
     _model("nextitnet", "IDs alone (Yuan et al. 2019)", backbone="nextitnet", **IDS_ONLY),
     _model("sasrec+content", "SASRec on IDs and mean-pooled content through an MLP: the rival of TCD", **PLAIN),
+    _model("sasrec+backwards", "IDs alone, windows also read backwards", **{**IDS_ONLY, "reverse_weight": 0.5}),
+    _model(
+        "sasrec+content+backwards",
+        "all that the warm-up stage of MealRec has: content, backwards windows, candidates without IDs",
+        tcd="mean",
+        npd="off",
+    ),
     _model(
         "sasrec+content+augment",
         "the same, trained on corrupted histories as well, no denoiser (A6)",

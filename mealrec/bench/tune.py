@@ -16,7 +16,7 @@ import torch
 
 from mealrec.bench.cell import complete_settings, train_cell
 from mealrec.bench.folder import open_folder
-from mealrec.bench.quality import MAX_HISTORY, USUAL_HISTORY
+from mealrec.bench.quality import MAX_HISTORY, USUAL_HISTORY, name_of
 from mealrec.bench.rows import row
 from mealrec.evaluation.metrics import summarise
 from mealrec.evaluation.ranking import rank_targets
@@ -74,7 +74,7 @@ def _search(folder: str, model: str, done: list[dict[str, Any]], trials: int, ca
 def validation_of(folder: Path, model: str, settings: dict[str, Any], cache: Path) -> float:
     """Validation NDCG@10 of one trial; the test targets are not looked at."""
     data = open_folder(folder, cache, say=lambda line: None)
-    whole = complete_settings(row(model), settings, MAX_HISTORY.get(folder.name, USUAL_HISTORY))
+    whole = complete_settings(row(model), settings, MAX_HISTORY.get(name_of(str(folder)), USUAL_HISTORY))
     ready = train_cell(row(model), data, whole, seed=SEED)
     history = int(whole.get("max_history", USUAL_HISTORY))
     ranked = rank_targets(ready.scorer, ready.data, "valid", max_history=history)
