@@ -86,6 +86,19 @@ def tune(
     run_tuning(folders, _names(models), trials=trials, out=out, cache=cache, jobs=jobs, say=_say)
 
 
+@bench.command("truth")
+def truth(
+    out: Annotated[Path, typer.Option("--out", help="Figures by variant and seed; those there are not made again.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0..K-1.")] = 3,
+) -> None:
+    """Does TCD find what is known to matter? A made-up catalogue with known salient frames, order and duplicates.
+
+    Half of the viewers go by the order of two marks: without temporal guidance their videos can't be told apart."""
+    from mealrec.bench.truth_run import run_truth
+
+    sys.stdout.write(run_truth(out, seeds=range(seeds), say=_say) + "\n")
+
+
 @bench.command("report")
 def report(
     files: Annotated[list[Path], typer.Argument(help="Result files of `bench quality`.")],

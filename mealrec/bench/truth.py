@@ -1,7 +1,8 @@
 """A made-up catalogue whose salient frames, order and duplicates are known (model.md 5.1): can TCD find them?
 
 Every video has F frames: two salient ones that carry its topic and one of two marks (A, B), a duplicate right after one of
-the two, and background frames shared by all videos. The order of the marks is the only thing that tells half of the viewers'
+the two, and background frames from a pool shared by all videos, which show a decoy topic: more frames speak of the decoy than
+of the topic, so a mean over frames is misled. The order of the marks is the only thing that tells half of the viewers'
 videos apart: as bags of frames, an AB and a BA video are the same. The other half goes by topic. A fifth of the videos are
 never watched, so that only content can rank them.
 """
@@ -23,7 +24,7 @@ from mealrec.model.inference import describe_range, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.training.facts import catalogue_facts
 
-FRAMES, WIDTH, TOPICS, BACKGROUNDS = 6, 24, 6, 5
+FRAMES, WIDTH, TOPICS, BACKGROUNDS = 8, 24, 6, 20
 LIKED = 0.9  # share of a viewer's items that follow the viewer's taste
 NOISE = 0.25
 Floats = npt.NDArray[np.float64]
@@ -52,7 +53,7 @@ class Found(NamedTuple):
     order_auc: float
 
 
-def make(folder: Path, *, items: int = 300, viewers: int = 600, length: int = 8, seed: int = 0) -> tuple[Packed, World]:
+def make(folder: Path, *, items: int = 300, viewers: int = 1000, length: int = 8, seed: int = 0) -> tuple[Packed, World]:
     """Write the world as a packed dataset. Deterministic in `seed`."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,26 +85,28 @@ def make(folder: Path, *, items: int = 300, viewers: int = 600, length: int = 8,
 def _videos(rng: np.random.Generator, items: int, viewers: int) -> tuple[Floats, World]:
     topics = rng.normal(size=(TOPICS, WIDTH))
     marks = rng.normal(size=(2, WIDTH))
-    backgrounds = rng.normal(size=(BACKGROUNDS, WIDTH)) * 1.4
+    backgrounds = rng.normal(size=(BACKGROUNDS, WIDTH))
     visual = np.zeros((items + 1, FRAMES, WIDTH))
     salient, duplicate = np.zeros((2, items + 1, FRAMES), dtype=bool)
     topic, is_ab = rng.integers(0, TOPICS, items + 1), rng.random(items + 1) < 0.5
     for item in range(1, items + 1):
+        decoy = int(rng.integers(TOPICS))
         copied = int(rng.integers(2))  # which of the two salient frames is repeated: says nothing about the order
-        slots = ["background"] * (FRAMES - 3) + ["first", "second"]
-        order = [slots[i] for i in rng.permutation(len(slots))]
-        first, second = sorted((order.index("first"), order.index("second")))
+        # never neighbours: the second would look redundant after the first, and so tell the order without any guidance
+        first, second = 0, 1
+        while second - first < 2:
+            first, second = sorted(rng.choice(FRAMES - 1, 2, replace=False))
         frames: list[tuple[str, Floats]] = []
-        for place, kind in enumerate(order):
-            if kind == "background":
-                frames.append(("background", backgrounds[rng.integers(BACKGROUNDS)]))
+        for place in range(FRAMES - 1):
+            if place not in (first, second):
+                frames.append(("background", backgrounds[rng.integers(BACKGROUNDS)] + topics[decoy]))
                 continue
             mark = int(is_ab[item]) ^ (place == first)  # AB: the first carries mark 0
             frame = topics[topic[item]] + marks[mark]
             frames.append(("salient", frame))
             if (copied == 0) == (mark == 0):
                 frames.append(("duplicate", frame))
-        assert second > first and len(frames) == FRAMES
+        assert len(frames) == FRAMES
         previous = np.zeros(WIDTH)
         for place, (kind, frame) in enumerate(frames):
             salient[item, place], duplicate[item, place] = kind == "salient", kind == "duplicate"
