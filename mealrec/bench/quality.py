@@ -77,10 +77,10 @@ def run_quality(
     tasks = []
     for folder in folders:
         open_folder(folder, cache, protocol=protocol, say=say)  # packed once, before the processes ask for it
-        for seed in seeds:
-            for name in models:
-                if ROWS[name].kind != "counts" or seed == seeds[0]:
-                    tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command))
+        # a model's seeds run side by side and models one after another, so that a warm-up is there when the next needs it
+        for name in models:
+            for seed in seeds[:1] if ROWS[name].kind == "counts" else seeds:
+                tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command))
     results = Results.open(out)
     missing = [t for t in tasks if not results.has(_key(t), digest_of(t))]
     say(f"{len(tasks)} cells, {len(tasks) - len(missing)} there already, {jobs} at a time")
