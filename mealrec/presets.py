@@ -25,8 +25,11 @@ def demo() -> RunConfig:
         lake="./var/demo",
         source=SourceConfig(kind="simulated"),
         sessionize=SessionizeConfig(earliest="2026-01-01", latest="2026-03-01"),
+        # a short warm-up, and IDs missing often: the frames have to be read (benchmarks/LOG.md)
         model=ModelConfig(id_dropout=0.3),
-        train=TrainConfig(warmup_epochs=8, joint_lr=1e-3),
+        train=TrainConfig(
+            batch_size=128, warmup_epochs=1, joint_epochs=25, joint_lr=1e-3, patience=8, candidate_dropout=0.3
+        ),
     )
 
 
@@ -76,5 +79,5 @@ def _titles_only(kind: str, folder: str, *, max_history: int) -> RunConfig:
         sessionize=SessionizeConfig(user_core=1, item_core=1),
         features=FeaturesConfig(visual="none", audio="none"),
         model=ModelConfig(tokens="title", max_history=max_history, dropout=0.3, personal="pooling", denoiser_layers=1),
-        train=TrainConfig(batch_size=64, warmup_epochs=60, joint_epochs=10, patience=5),
+        train=TrainConfig(batch_size=64, warmup_epochs=60, joint_epochs=8, patience=5),
     )

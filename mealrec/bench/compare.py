@@ -6,6 +6,9 @@ resampled too, because seeds alone move NDCG@10 by as much as a module does. Per
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mealrec.bench.results import Results
+from mealrec.bench.results import Cell, Results
 from mealrec.evaluation.metrics import gains, hits
 
 SAMPLES = 2000
@@ -57,8 +60,15 @@ def compare(
 
 
 def _seed_weights(rng: np.random.Generator, n: int, seeds: int) -> Values:
-    """How often each seed is in each of n resamples, as shares [n, seeds]."""
-    return rng.multinomial(seeds, [1 / seeds] * seeds, size=n) / seeds
+    """How often each seed is in each of n resamples, as shares [n, seeds].
+
+    Resampling S seeds varies their mean by (S - 1) / S of what it should; deviations from 1 / S are widened by
+    sqrt(S / (S - 1)), without which an interval from 2 to 5 seeds is too narrow (simulated: .80 to .87 instead of .95)."""
+    if seeds == 1:
+        return np.ones((n, 1))
+    share = rng.multinomial(seeds, [1 / seeds] * seeds, size=n) / seeds
+    widened: Values = 1 / seeds + (share - 1 / seeds) * math.sqrt(seeds / (seeds - 1))
+    return widened
 
 
 class Retention(NamedTuple):
@@ -80,16 +90,16 @@ def retention(clean: Sequence[Values], disturbed: Sequence[Values], *, seed: int
 def retention_difference(
     a: tuple[Sequence[Values], Sequence[Values]], b: tuple[Sequence[Values], Sequence[Values]], *, seed: int = 0
 ) -> Retention:
-    """Retention of a (clean, disturbed) minus that of b on the same resampled viewers."""
-    drawn = _retentions(*a, seed) - _retentions(*b, seed)
+    """Retention of a (clean, disturbed) minus that of b on the same resampled viewers; seeds of each by themselves."""
+    drawn = _retentions(*a, seed) - _retentions(*b, seed, stream=2)
     mean = retention(*a, seed=seed).mean - retention(*b, seed=seed).mean
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Retention(mean, float(low), float(high))
 
 
-def _retentions(clean: Sequence[Values], disturbed: Sequence[Values], seed: int) -> Values:
+def _retentions(clean: Sequence[Values], disturbed: Sequence[Values], seed: int, *, stream: int = 1) -> Values:
     before, after = np.stack(clean), np.stack(disturbed)
-    viewers_rng, seeds_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    viewers_rng, seeds_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, stream])
     out: list[Values] = []
     for at in range(0, SAMPLES, CHUNK):
         n = min(CHUNK, SAMPLES - at)
@@ -101,12 +111,19 @@ def _retentions(clean: Sequence[Values], disturbed: Sequence[Values], seed: int)
 
 
 def values_of(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> list[Values]:
-    """One array a seed of the metric of every viewer; cells whose ranks are not here are left out."""
-    out = []
+    """One array a seed of the metric of every viewer; cells whose ranks are not here are left out. Raises ValueError for a
+    metric other than ndcg@10 and hr@10."""
+    return list(_by_seed(results, dataset, model, metric, variant).values())
+
+
+def _by_seed(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> dict[int, Values]:
+    if metric not in ("ndcg@10", "hr@10"):
+        raise ValueError(f"unknown metric {metric!r}; valid: ndcg@10, hr@10")
+    out: dict[int, Values] = {}
     for cell in results.select(dataset, model, variant):
         if results.has(cell.key, cell.digest):
             ranks = torch.from_numpy(results.ranks(cell.key).astype(np.int64))
-            out.append((gains(ranks, 10) if metric == "ndcg@10" else hits(ranks, 10)).numpy())
+            out[cell.seed] = (gains(ranks, 10) if metric == "ndcg@10" else hits(ranks, 10)).numpy()
     return out
 
 
@@ -123,13 +140,52 @@ def best_baseline(results: Results, dataset: str, names: Sequence[str]) -> str |
 def compare_all(results: Results, baselines: Sequence[str], *, system: str = "mealrec") -> list[dict[str, Any]]:
     """All that tables state with an interval, for the result file: kind "difference" (`system` against every other row on
     NDCG@10 and HR@10, the best baseline marked), "backbone" (plug-ins on against off), "retention" (share of HR@10 kept with
-    a disturbed history, and how much more of it `system` keeps)."""
+    a disturbed history, and how much more of it `system` keeps).
+
+    Ranks are not committed. A stored comparison stays where this machine lacks some of its ranks and its cells are the same as
+    then (`cells`, a hash): a run that adds one row to a fresh checkout does not drop what the file states of the others."""
     out: list[dict[str, Any]] = []
     for dataset in results.datasets():
-        out += _differences(results, dataset, best_baseline(results, dataset, baselines), system)
-        out += _backbones(results, dataset, system)
-        out += _kept(results, dataset, system)
+        best = best_baseline(results, dataset, baselines)
+        made = _differences(results, dataset, best, system)
+        made += _backbones(results, dataset, system)
+        made += _kept(results, dataset, system)
+        for entry in made:
+            entry["cells"] = _fingerprint(_involved(results, entry, system))
+        out += _with_stored(results, dataset, made, system, best)
     return out
+
+
+def _with_stored(
+    results: Results, dataset: str, made: list[dict[str, Any]], system: str, best: str | None
+) -> list[dict[str, Any]]:
+    """`made`, and in place of what was made of a part of the ranks, or could not be, what is stored of the same cells."""
+    found = {_identity(entry): entry for entry in made}
+    for entry in results.body["comparisons"]:
+        cells = _involved(results, entry, system)
+        whole = all(results.has(c.key, c.digest) for c in cells)
+        if entry["dataset"] == dataset and not whole and entry.get("cells") == _fingerprint(cells):
+            marked = {"best_baseline": entry["against"] == best} if entry["kind"] == "difference" else {}
+            found[_identity(entry)] = entry | marked
+    return [found[name] for name in sorted(found)]
+
+
+def _identity(entry: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(entry.get(n, "")) for n in ("kind", "dataset", "metric", "model", "against", "variant"))
+
+
+def _involved(results: Results, entry: dict[str, Any], system: str) -> list[Cell]:
+    """The cells that a comparison is made of."""
+    models = {entry["model"], entry.get("against", system)}
+    variants = {"", entry.get("variant", "")}
+    own = [results.select(entry["dataset"], model, v) for model in sorted(models) for v in sorted(variants)]
+    return [cell for cells in own for cell in cells]
+
+
+def _fingerprint(cells: Sequence[Cell]) -> str:
+    """Changes when a cell is added, made with other settings, or made again."""
+    text = json.dumps([[*cell.key, cell.digest, cell.finished] for cell in cells])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _differences(results: Results, dataset: str, best: str | None, system: str) -> list[dict[str, Any]]:
@@ -173,6 +229,7 @@ def _kept(results: Results, dataset: str, system: str) -> list[dict[str, Any]]:
 def _clean_and_disturbed(
     results: Results, dataset: str, model: str, variant: str
 ) -> tuple[list[Values], list[Values]] | None:
-    """HR@10 of every viewer, clean and under the condition; None unless both are there for the same seeds."""
-    pair = values_of(results, dataset, model, "hr@10"), values_of(results, dataset, model, "hr@10", variant)
-    return pair if pair[0] and len(pair[0]) == len(pair[1]) else None
+    """HR@10 of every viewer, clean and under the condition, of the seeds that have both; None when no seed has."""
+    clean, disturbed = (_by_seed(results, dataset, model, "hr@10", v) for v in ("", variant))
+    both = [seed for seed in clean if seed in disturbed]
+    return ([clean[s] for s in both], [disturbed[s] for s in both]) if both else None

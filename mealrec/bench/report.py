@@ -22,7 +22,7 @@ HEAD = (
 
 def tables(results: Sequence[Results]) -> dict[str, str]:
     """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET and
-    robustness-DATASET, each where there are cells for it."""
+    robustness-DATASET, each where there are cells for it. Raises ResultsError for a dataset that is in two files."""
     out: dict[str, str] = {}
     for result in results:
         for dataset in result.datasets():
@@ -30,9 +30,16 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
             variants = [m for m in models if m.startswith(f"{SYSTEM}:")]
             crossed = [m for m in models if m.split("+")[0] in ("gru4rec", "bert4rec", "nextitnet") and "+" in m]
             main = [m for m in models if m not in variants and m not in crossed]
-            out[f"quality-{dataset}"] = _quality(result, dataset, main)
+            floor = [fmean(_test(c, "ndcg@10")) for c in [result.select(dataset, "popularity")] if c]
+            if f"quality-{dataset}" in out:
+                raise ResultsError(
+                    f"{dataset} is in more than one result file: {result.path} would hide another's tables"
+                )
+            if main:
+                out[f"quality-{dataset}"] = _quality(result, dataset, main, floor)
             if variants:
-                out[f"ablation-{dataset}"] = _quality(result, dataset, [SYSTEM, *variants])
+                full = [SYSTEM] if SYSTEM in models else []
+                out[f"ablation-{dataset}"] = _quality(result, dataset, [*full, *variants], floor)
             if crossed:
                 out[f"backbones-{dataset}"] = _backbones(result, dataset, crossed)
             robust = [m for m in models if result.select(dataset, m, f"replace={SHARES[0]}")]
@@ -55,8 +62,8 @@ def update(text: str, made: dict[str, str], where: str) -> str:
     return text
 
 
-def _quality(result: Results, dataset: str, models: Sequence[str]) -> str:
-    floor = [fmean(_test(result.select(dataset, "popularity"), "ndcg@10"))] if "popularity" in models else []
+def _quality(result: Results, dataset: str, models: Sequence[str], floor: Sequence[float]) -> str:
+    """floor: popularity's NDCG@10, empty where it is not measured."""
     best = max(models, key=lambda m: fmean(_test(result.select(dataset, m), "ndcg@10")))
     lines = [HEAD]
     for model in models:
@@ -142,27 +149,12 @@ def _interval(found: dict[str, Any]) -> str:
 
 
 def write_plots(results: Sequence[Results], folder: Path) -> list[Path]:
-    """HR@10 against the replaced share of the history, one SVG a dataset that has such cells."""
-    import matplotlib
+    """SVGs of each dataset: robustness-DATASET where there are such cells, and quality-DATASET."""
+    from mealrec.bench import plots
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    made = []
     for result in results:
         for dataset in result.datasets():
-            figure, axis = pyplot.subplots(figsize=(6, 4))
-            for model in result.models(dataset):
-                variants = ["", *(f"replace={share}" for share in SHARES)]
-                cells = [result.select(dataset, model, v) for v in variants]
-                if all(cells):
-                    axis.plot([0.0, *SHARES], [fmean(_test(c, "hr@10")) for c in cells], marker="o", label=model)
-            if axis.lines:
-                axis.set(xlabel="share of the history replaced", ylabel="test HR@10", title=dataset)
-                axis.legend(fontsize=8)
-                path = folder / f"robustness-{dataset}.svg"
-                figure.savefig(path, metadata={"Date": None})
-                written.append(path)
-            pyplot.close(figure)
-    return written
+            made.append(plots.robustness(result, dataset, folder / f"robustness-{dataset}.svg"))
+            made.append(plots.bars(result, dataset, folder / f"quality-{dataset}.svg"))
+    return [path for path in made if path is not None]

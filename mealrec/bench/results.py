@@ -12,7 +12,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,11 @@ class Results:
             raise ResultsError(f"{path} is no JSON: {error}") from None
         if not isinstance(body, dict) or body.get("format") != FORMAT or not isinstance(body.get("cells"), list):
             raise ResultsError(f"{path}: not a result file of format {FORMAT} (it needs `format` and `cells`)")
-        return cls(path, body)
+        opened = cls(path, body)
+        for name, kind in (("comparisons", list), ("commands", list), ("hardware", dict)):
+            if not isinstance(body.get(name), kind):
+                raise ResultsError(f"{path}: `{name}` is missing or not a {kind.__name__}")
+        return opened
 
     def has(self, key: Key, digest: str) -> bool:
         """Whether the cell is there, made with these settings, with its ranks."""
@@ -103,15 +107,18 @@ class Results:
         return found
 
     def put(self, cell: Cell, ranks: Ranks, command: str = "") -> None:
-        """Write the ranks, then the file by rename: a kill between the two leaves a cell that counts as missing."""
+        """Write the ranks, then the file by rename: a kill between the two leaves a cell that counts as missing. A cell that
+        is replaced leaves the file first, so that its figures never stand beside the new ranks."""
         folder = self._ranks_file(cell.key).parent
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
+            self._refresh()
+            if self.cells.pop(cell.key, None) is not None:
+                self._write()
             temporary = folder / f"{cell.key.file()}.{os.getpid()}.tmp"
             with temporary.open("wb") as file:
                 np.save(file, ranks.astype(np.int32))
             temporary.replace(self._ranks_file(cell.key))
-            self._refresh()
             self.cells[cell.key] = cell
             if command and command not in self.body["commands"]:
                 self.body["commands"].append(command)
@@ -177,12 +184,19 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cell(path: Path, entry: dict[str, Any]) -> Cell:
-    names = {f.name for f in fields(Cell)}
-    missing = {"dataset", "model", "seed", "variant", "metrics", "digest"} - set(entry)
-    unknown = set(entry) - names
+def _cell(path: Path, entry: Any) -> Cell:
+    """Raises ResultsError naming the file and the fields that are missing, unknown or of a wrong type."""
+    if not isinstance(entry, dict):
+        raise ResultsError(f"{path}: a cell that is no object but {entry!r}")
+    known = {f.name: f for f in fields(Cell)}
+    missing = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING} - set(entry)
+    unknown = set(entry) - set(known)
     if missing or unknown:
         raise ResultsError(f"{path}: a cell with missing fields {sorted(missing)} and unknown fields {sorted(unknown)}")
+    kinds = (("dataset", str), ("model", str), ("seed", int), ("variant", str), ("digest", str), ("metrics", dict))
+    for name, kind in kinds:
+        if not isinstance(entry[name], kind):
+            raise ResultsError(f"{path}: a cell whose `{name}` is {entry[name]!r}, not a {kind.__name__}")
     return Cell(**entry)
 
 

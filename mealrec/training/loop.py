@@ -122,8 +122,6 @@ class Trainer:
             state.optimiser = optimiser(state.model, state.progress.stage, self.config)
             state.teacher.load_state_dict(state.model.state_dict())
             state.best = _copy_of(state.model)
-            # an epoch counts only if it beats what the stage began with
-            state.progress.best = self._validate(state.model, plain=False)["ndcg@10"]
 
     def _epoch(self, state: State, windows: Windows) -> None:
         progress, began = state.progress, time.monotonic()

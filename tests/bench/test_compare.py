@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mealrec.bench.compare import best_baseline, compare, compare_all, retention, retention_difference
+from mealrec.bench.compare import best_baseline, compare, compare_all, retention, retention_difference, values_of
 from mealrec.bench.results import Cell, Results
 
 
@@ -54,9 +55,11 @@ def test_retention_is_the_share_that_is_left() -> None:
     assert more.mean == pytest.approx(0.5) and more.low > 0.3
 
 
-def put(results: Results, model: str, valid: float, test_rank: int, variant: str = "") -> None:
+def put(
+    results: Results, model: str, valid: float, test_rank: int, variant: str = "", *, seed: int = 0, digest: str = "d"
+) -> None:
     metrics = {"valid": {"ndcg@10": valid}, "test": {"hr@10": 0.1, "ndcg@10": 0.1, "mrr@10": 0.1}}
-    cell = Cell("food", model, 0, variant, "leave-one-out", {}, "d", metrics)
+    cell = Cell("food", model, seed, variant, "leave-one-out", {}, digest, metrics)
     results.put(cell, np.full(20, test_rank, dtype=np.int32))
 
 
@@ -80,3 +83,41 @@ def test_what_a_model_keeps_is_compared_with_the_same_models_clean_score(tmp_pat
     kept = {c["model"]: c for c in compare_all(results, ["sasrec"]) if c["kind"] == "retention"}
     assert kept["mealrec"]["mean"] == 1.0 and kept["sasrec"]["mean"] == 0.0
     assert kept["sasrec"]["system_keeps_more"]["mean"] == 1.0 and kept["mealrec"]["system_keeps_more"] is None
+
+
+def test_a_checkout_without_ranks_keeps_what_is_stored_until_its_cells_change(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    put(results, "mealrec", 0.3, 1)
+    put(results, "sasrec", 0.2, 9)
+    results.set_comparisons(compare_all(results, ["sasrec"]))
+    stored = Results.open(tmp_path / "r.json").body["comparisons"]
+    shutil.rmtree(tmp_path / "r.ranks")
+    put(results, "markov", 0.1, 5)
+    results.set_comparisons(compare_all(results, ["sasrec", "markov"]))
+    assert len(stored) == 2 and Results.open(tmp_path / "r.json").body["comparisons"] == stored
+    put(results, "sasrec", 0.4, 2, digest="other")  # what is stored is of the cell before
+    assert compare_all(results, ["sasrec", "markov"]) == []
+
+
+def test_retention_pairs_by_seed(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    put(results, "mealrec", 0.1, 50, seed=0)  # never hit, and never disturbed
+    put(results, "mealrec", 0.1, 1, seed=1)
+    put(results, "mealrec", 0.1, 5, "replace=0.3", seed=1)
+    put(results, "mealrec", 0.1, 5, "replace=0.3", seed=2)
+    (kept,) = [c for c in compare_all(results, []) if c["kind"] == "retention"]
+    assert kept["mean"] == 1.0
+
+
+def test_seeds_of_the_two_models_are_resampled_apart() -> None:
+    clean = [np.ones(200), np.ones(200)]
+    worse = [np.ones(200), np.zeros(200)]
+    found = retention_difference((clean, worse), (clean, worse))
+    assert found.mean == 0.0 and found.low < -0.4 and found.high > 0.4
+
+
+def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    put(results, "mealrec", 0.1, 1)
+    with pytest.raises(ValueError, match="valid: ndcg@10, hr@10"):
+        values_of(results, "food", "mealrec", "mrr@10")

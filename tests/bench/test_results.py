@@ -95,3 +95,48 @@ def test_the_file_is_stable(tmp_path: Path) -> None:
             results.put(cell(seed=seed), ranks(1))
     texts = [json.loads((tmp_path / f"{n}.json").read_text())["cells"] for n in ("a", "b")]
     assert texts[0] == texts[1]
+
+
+def test_a_kill_while_a_cell_is_replaced_never_leaves_old_figures_beside_new_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.json"
+    Results.open(path).put(cell(), ranks(1))
+    written = Results._write
+
+    def killed(self: Results) -> None:
+        if self.cells:
+            raise KeyboardInterrupt
+        written(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Results, "_write", killed)
+        Results.open(path).put(cell(digest="other"), ranks(99))
+    again = Results.open(path)
+    assert not again.has(cell().key, "d") and not again.has(cell().key, "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"cells": [5]}, "no object but 5"),
+        ({"cells": [{"dataset": "x"}]}, "'protocol'.*'settings'"),
+        ({"commands": None}, "`commands` is missing or not a list"),
+    ],
+)
+def test_a_damaged_part_is_named(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    path = tmp_path / "r.json"
+    Results.open(path).put(cell(), ranks(1))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ResultsError, match=complaint):
+        Results.open(path)
+
+
+def test_a_field_of_a_wrong_type_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    Results.open(path).put(cell(), ranks(1))
+    body = json.loads(path.read_text())
+    body["cells"][0]["seed"] = "0"
+    path.write_text(json.dumps(body))
+    with pytest.raises(ResultsError, match="`seed` is '0', not a int"):
+        Results.open(path)
