@@ -70,7 +70,7 @@ def stage_table(stages: dict[str, Any]) -> Table:
 def _metrics(systems: dict[str, dict[str, float]]) -> Table:
     table = Table(title="test metrics (full ranking, history masked)", title_justify="left")
     table.add_column("system")
-    names = list(next(iter(systems.values())))
+    names = [name for name in next(iter(systems.values())) if name.endswith("@10")]  # the rest is in report and JSON
     for name in names:
         table.add_column(name.upper(), justify="right")
     for system, values in systems.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -41,3 +42,14 @@ def test_every_dependency_has_a_line_in_the_table() -> None:
     names = {re.split(r"[\[=<>;\s]", line)[0].lower() for line in project["dependencies"]}
     missing = [n for n in names if n not in README.lower()]
     assert missing == []
+
+
+def test_the_tables_are_those_of_the_committed_results() -> None:
+    from mealrec.bench.report import tables, update
+    from mealrec.bench.results import Results
+    from mealrec.bench.truth_run import table as truth_table
+
+    folder = ROOT / "benchmarks" / "results"
+    made = tables([Results.open(folder / "quality.json")])
+    made["truth"] = truth_table(json.loads((folder / "truth.json").read_text()))
+    assert update(README, made, "README.md") == README, "run: mealrec bench report ... --readme README.md"

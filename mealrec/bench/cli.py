@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -110,9 +111,12 @@ def report(
     """Tables in Markdown, on stdout or into a README, and plots; every figure comes from the result files."""
     from mealrec.bench.report import tables, update, write_plots
     from mealrec.bench.results import Results
+    from mealrec.bench.truth_run import table as truth_table
 
     opened = [Results.open(path) for path in files]
     made = tables(opened)
+    if truth_file is not None:
+        made["truth"] = truth_table(json.loads(truth_file.read_text()))
     if readme is not None:
         readme.write_text(update(readme.read_text(encoding="utf-8"), made, str(readme)), encoding="utf-8")
         _say(f"{len(made)} tables into {readme}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -17,10 +16,12 @@ import torch
 from mealrec import __version__
 from mealrec.config import RunConfig, digest
 from mealrec.data.packed import Packed
+from mealrec.evaluation.beyond import spread
 from mealrec.evaluation.metrics import gains, hits, summarise
 from mealrec.evaluation.ranking import Ranked, baselines, model_scorer, rank_targets
 from mealrec.evaluation.salience import frame_auc
 from mealrec.evaluation.significance import paired_bootstrap
+from mealrec.evaluation.slices import slices
 from mealrec.lake import Lake
 from mealrec.registry.tracking import EVALUATED_TAG, SUMMARY_TAG, Tracker
 from mealrec.serving.recommender import Recommender
@@ -111,6 +112,7 @@ def _report(
         "metrics": {"test": {name: summarise(r, ks) for name, r in ranks.items()}},
         "intervals": {"ndcg@10": intervals},
         "slices": _slices(packed, ranked),
+        "beyond": {name: spread(r.shown, packed.content.train_count().numpy()) for name, r in ranked.items()},
         "viewers": len(own),
         "items": packed.items,
         "data": packed.meta["versions"],
@@ -123,26 +125,15 @@ def _report(
 
 
 def _slices(packed: Packed, ranked: dict[str, Ranked]) -> list[dict[str, Any]]:
-    """HR@10 by what is known of the target and of the viewer."""
+    """HR@10 of every system by what is known of the target and of the viewer."""
     first = ranked["mealrec"]
-    seen = packed.content.train_count().numpy()[first.target]
-    length = np.diff(packed.offsets)[first.viewer]
-    parts: dict[str, npt.NDArray[np.bool_]] = {
-        "target never seen in training": seen == 0,
-        "target seen 1-20 times": (seen > 0) & (seen <= 20),
-        "target seen over 20 times": seen > 20,
-        "history up to 5": length <= 6,
-        "history 6-10": (length > 6) & (length <= 11),
-        "history over 10": length > 11,
-    }
     return [
         {
             "slice": name,
             "viewers": int(chosen.sum()),
             **{system: float(hits(torch.from_numpy(r.rank[chosen]), 10).mean()) for system, r in ranked.items()},
         }
-        for name, chosen in parts.items()
-        if chosen.any()
+        for name, chosen in slices(packed, first.viewer, first.target).items()
     ]
 
 
