@@ -103,6 +103,9 @@ def truth(
 @bench.command("report")
 def report(
     files: Annotated[list[Path], typer.Argument(help="Result files of `bench quality`.")],
+    truth_file: Annotated[
+        Path | None, typer.Option("--truth", help="Figures of `bench truth`, for the marker truth.")
+    ] = None,
     readme: Annotated[
         Path | None, typer.Option("--readme", help="Replace the tables between its bench markers.")
     ] = None,
