@@ -30,11 +30,12 @@ from mealrec.model.baselines.protocol import Trainable
 from mealrec.model.inference import Gather, describe_range
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
-from mealrec.training.facts import baseline_facts, plain_vectors
+from mealrec.training.facts import baseline_facts
 from mealrec.training.fit import fit
 from mealrec.training.loop import State, Trainer
 from mealrec.training.optimiser import DIFFUSION_PARTS
 from mealrec.training.settings import TrainSettings
+from mealrec.training.step import Catalogue
 
 Say = Callable[[str], None]
 TRAINED: dict[str, type[Trainable]] = {
@@ -52,7 +53,8 @@ WARM_FIELDS = ("content", "backbone", "layers", "heads", "width", "dropout", "id
 @dataclass(frozen=True)
 class Ready:
     """A trained row. scorer: scores of histories; model: the network, None for other rows; epochs, seconds: of training;
-    curves: one dict an epoch; valid: best validation NDCG@10 (nan for rows that are only computed)."""
+    curves: one dict an epoch; valid: best validation NDCG@10 (nan for rows that are only computed); rescore: the scorer with
+    content as another `gather` gives it, None for rows that read none."""
 
     scorer: Scorer
     model: MealRec | None
@@ -61,6 +63,7 @@ class Ready:
     seconds: float
     valid: float
     curves: list[dict[str, Any]] = field(default_factory=list)
+    rescore: Callable[[Gather], Scorer] | None = None
 
 
 def complete_settings(row: Row, chosen: Mapping[str, Any], max_history: int) -> dict[str, Any]:
@@ -139,21 +142,32 @@ def _network(
     trainer.run(state, on_stage=lambda s: kept.keep(s, time.monotonic() - began) if kept is not None else None)
     model = state.model.eval()
     took = time.monotonic() - began + spent
-    scorer = scorer_of(model, trainer, data.content.gather)
+    facts = trainer.facts
+
+    def rescore(gather: Gather) -> Scorer:
+        return scorer_of(model, facts, gather)
+
     return Ready(
-        scorer, model, data, state.progress.total_epochs, took, state.progress.best_valid, state.progress.curves
+        rescore(data.content.gather),
+        model,
+        data,
+        state.progress.total_epochs,
+        took,
+        state.progress.best_valid,
+        state.progress.curves,
+        rescore if shape.content else None,
     )
 
 
-def scorer_of(model: MealRec, trainer: Trainer, gather: Gather) -> Scorer:
-    """Scores with content as `gather` gives it."""
+def scorer_of(model: MealRec, facts: Catalogue, gather: Gather) -> Scorer:
+    """Scores with content as `gather` gives it, of histories and candidates alike. Cost: one item-mode run a video."""
     settings = model.settings
-    if settings.tcd == "mean" and settings.npd == "off":
-        return plain_scorer(model, plain_vectors(model, trainer.facts))
     described = describe_range(model, gather, 1, settings.items + 1).described
     padded = torch.cat([torch.zeros_like(described[:1]), described])
     with torch.no_grad():
-        vectors = model.catalogue(padded, trainer.facts.available, trainer.facts.log_popularity)
+        vectors = model.catalogue(padded, facts.available, facts.log_popularity)
+    if settings.tcd == "mean" and settings.npd == "off":
+        return plain_scorer(model, vectors)
     return model_scorer(model, gather, vectors)
 
 

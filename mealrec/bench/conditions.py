@@ -13,7 +13,8 @@ from mealrec.model.content import Content
 from mealrec.model.inference import Gather
 from mealrec.model.layers import rms_norm
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the history
+POORER = (("noise", 1.0), ("tokens", 0.5), ("video", 0.5), ("title", 0.5))
 
 
 def corrupted(scorer: Scorer, kind: str, share: float, popularity: Tensor, seed: int) -> Scorer:

@@ -23,7 +23,7 @@ import torch
 
 from mealrec.bench.cell import Ready, complete_settings, train_cell
 from mealrec.bench.chosen import chosen
-from mealrec.bench.conditions import SHARES, corrupted
+from mealrec.bench.conditions import POORER, SHARES, corrupted, poorer
 from mealrec.bench.diagnostics import diagnose
 from mealrec.bench.folder import open_folder
 from mealrec.bench.results import Cell, Key, Results
@@ -197,20 +197,18 @@ def _slices(data: Packed, ranked: Ranked) -> dict[str, dict[str, float]]:
 
 
 def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str, Ranked]]:
-    popularity = ready.data.content.train_count().float()
-    conditions = [("replace", share) for share in SHARES] + [("drop", 0.3), ("insert", 0.3)]
+    """Ranks with disturbed histories (R1) and, for a row that reads content, with poorer content (R2)."""
+    data, popularity = ready.data, ready.data.content.train_count().float()
+    scorers = {
+        f"{kind}={share}": corrupted(ready.scorer, kind, share, popularity, CONDITION_SEED)
+        for kind, share in [*(("replace", share) for share in SHARES), ("drop", 0.3), ("insert", 0.3)]
+    }
+    if ready.rescore is not None:
+        for kind, level in POORER:
+            scorers[f"{kind}={level}"] = ready.rescore(poorer(data.content.gather, kind, level, CONDITION_SEED))
     return [
-        (
-            f"{kind}={share}",
-            rank_targets(
-                corrupted(ready.scorer, kind, share, popularity, CONDITION_SEED),
-                ready.data,
-                "test",
-                max_history=history,
-                device=device,
-            ),
-        )
-        for kind, share in conditions
+        (name, rank_targets(scorer, data, "test", max_history=history, device=device))
+        for name, scorer in scorers.items()
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mealrec.bench.conditions import SHARES
+from mealrec.bench.conditions import POORER, SHARES
 from mealrec.bench.results import Cell, Results, ResultsError
 from mealrec.bench.rows import ROWS
 
@@ -21,8 +21,9 @@ HEAD = (
 
 
 def tables(results: Sequence[Results]) -> dict[str, str]:
-    """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET and
-    robustness-DATASET, each where there are cells for it. Raises ResultsError for a dataset that is in two files."""
+    """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET,
+    robustness-DATASET and content-DATASET, each where there are cells for it. Raises ResultsError for a dataset that is in
+    two files."""
     out: dict[str, str] = {}
     for result in results:
         for dataset in result.datasets():
@@ -45,6 +46,9 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
             robust = [m for m in models if result.select(dataset, m, f"replace={SHARES[0]}")]
             if robust:
                 out[f"robustness-{dataset}"] = _robustness(result, dataset, robust)
+            poor = [m for m in robust if result.select(dataset, m, "{}={}".format(*POORER[0]))]
+            if poor:
+                out[f"content-{dataset}"] = _poorer_content(result, dataset, poor)
     return out
 
 
@@ -121,6 +125,23 @@ def _robustness(result: Results, dataset: str, models: Sequence[str]) -> str:
         more = _range(found[0]["system_keeps_more"], "+.3f") if found and found[0]["system_keeps_more"] else ""
         figures = [f"{fmean(_test(c, 'hr@10')):.4f}" if c else "" for c in cells]
         lines.append("| " + " | ".join([model, *figures, kept, more]) + " |")
+    return "\n".join(lines)
+
+
+def _poorer_content(result: Results, dataset: str, models: Sequence[str]) -> str:
+    """HR@10 with content disturbed at test time (R2)."""
+    said = {
+        "noise": "noise of size {:g} on tokens",
+        "tokens": "{:.0%} of tokens lost",
+        "video": "{:.0%} of videos without tokens",
+        "title": "{:.0%} of videos without title",
+    }
+    heads = [said[kind].format(level) for kind, level in POORER]
+    lines = [f"| model | clean | {' | '.join(heads)} |", "|---|" + "---:|" * (len(POORER) + 1)]
+    for model in models:
+        cells = [result.select(dataset, model), *(result.select(dataset, model, f"{k}={v}") for k, v in POORER)]
+        figures = [f"{fmean(_test(c, 'hr@10')):.4f}" if c else "" for c in cells]
+        lines.append("| " + " | ".join([model, *figures]) + " |")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ NETWORK = {"width": 32, "max_history": 8, "dropout": 0.1, "id_dropout": 0.5, "de
 # content has to be read: half of the candidates and of the histories are known by it alone
 TRAINING = TrainSettings(
     warmup_epochs=5,
-    joint_epochs=12,
+    joint_epochs=24,
     batch_size=32,
     patience=99,
     lr=3e-3,
@@ -38,13 +38,13 @@ TRAINING = TrainSettings(
 )
 
 
-def train_on_truth(folder: Path, changes: Mapping[str, Any], *, seed: int) -> Found:
+def train_on_truth(folder: Path, changes: Mapping[str, Any], *, seed: int, training: TrainSettings = TRAINING) -> Found:
     """Train one variant for a fixed number of epochs (the validation targets say nothing about order) and measure it."""
     data, world = make(folder, seed=seed)
     torch.manual_seed(seed)
     settings = ModelSettings(**(data.content.dims | NETWORK | dict(changes)))
-    state = State.fresh(MealRec(settings), TRAINING)
-    Trainer(data, TRAINING, seed=seed).run(state)
+    state = State.fresh(MealRec(settings), training)
+    Trainer(data, training, seed=seed).run(state)
     return measure(state.teacher, data, world)
 
 

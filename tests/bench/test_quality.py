@@ -122,6 +122,8 @@ def test_a_table_is_made_resumed_and_reported(tmp_path: Path, monkeypatch: pytes
     made = run_quality([root], models, seeds=range(2), out=out, cache=tmp_path / "c", say=said.append)
     assert said[0] == "6 cells, 0 there already, 1 at a time"
     assert made.models("tiny") == sorted(models) and len(made.select("tiny", "mealrec", "replace=0.3")) == 2
+    assert made.select("tiny", "mealrec", "title=0.5") and not made.select("tiny", "sasrec", "title=0.5")
+    assert "content-tiny" in tables([made])
     extra = made.select("tiny", "mealrec")[0].extra
     assert {"npd_identifiability_r2", "salience_entropy", "unusual@0.3"} <= set(extra)
     (out.with_suffix(".ranks") / Key("tiny", "mealrec", 1).file()).unlink()
