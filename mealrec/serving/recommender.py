@@ -19,7 +19,7 @@ from mealrec.model.inference import preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 
-FORMAT = 1
+FORMAT = 2
 
 
 class BundleError(ValueError):

@@ -24,7 +24,7 @@ from mealrec.training.optimiser import optimiser
 from mealrec.training.progress import Progress
 from mealrec.training.settings import TrainSettings
 
-FORMAT = 1
+FORMAT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
 
 

@@ -30,8 +30,14 @@ def lake(tmp_path: Path) -> Lake:
     lake = Lake(str(tmp_path / "lake"))
     lake.write(ITEMS, rows(ITEMS, [{"video_id": f"v{i}", "item_index": i} for i in (3, 1, 2)]), MADE)
     sequences = [
-        {"user_id": "b", "item_index": [3, 2, 1], "bucket": 0},
-        {"user_id": "a", "item_index": [1, 2], "bucket": 1},
+        {
+            "user_id": "b",
+            "item_index": [3, 2, 1],
+            "temporal_valid_start": 1,
+            "temporal_test_start": 2,
+            "bucket": 0,
+        },
+        {"user_id": "a", "item_index": [1, 2], "temporal_valid_start": 2, "temporal_test_start": 2, "bucket": 1},
     ]
     lake.write(SEQUENCES, rows(SEQUENCES, sequences), MADE)
     features = [
@@ -93,6 +99,18 @@ def test_sequences_are_ordered_by_viewer(lake: Lake, tmp_path: Path) -> None:
     assert data.user_ids().tolist() == ["a", "b"]
     assert data.sequence.tolist() == [1, 2, 3, 2, 1]
     assert data.history(1, "test").tolist() == [3, 2] and data.target(1, "test") == 1
+
+
+def test_a_temporal_split_follows_the_times_of_the_table(lake: Lake, tmp_path: Path) -> None:
+    versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
+    made = pack(lake, versions, tmp_path / "t", tokens="frames", frames=3, say=lambda line: None, protocol="temporal")
+    data = Packed.open(made)
+    # viewer a has nothing after the validation time: it trains whole and has no target
+    assert data.history(0, "train").tolist() == [1, 2] and data.target_at("test").tolist() == [-1, 4]
+    assert data.history(1, "train").tolist() == [3] and data.target(1, "valid") == 2 and data.target(1, "test") == 1
+    assert data.content.train_count().tolist() == [0, 1, 1, 1]
+    with pytest.raises(ValueError, match="viewer 0 has no test target"):
+        data.target(0, "test")
 
 
 def test_a_killed_build_leaves_nothing_that_looks_whole(lake: Lake, tmp_path: Path) -> None:
