@@ -28,7 +28,7 @@ NETWORK = {"width": 32, "max_history": 8, "dropout": 0.1, "id_dropout": 0.5, "de
 # content has to be read: half of the candidates and of the histories are known by it alone
 TRAINING = TrainSettings(
     warmup_epochs=5,
-    joint_epochs=24,
+    joint_epochs=12,
     batch_size=32,
     patience=99,
     lr=3e-3,

@@ -36,7 +36,7 @@ def test_order_is_all_that_tells_two_videos_apart(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tcd_finds_salient_frames_and_order_and_discounts_duplicates(tmp_path: Path) -> None:
-    short = dataclasses.replace(TRAINING, joint_epochs=12)  # enough for this seed; some need twice as many
+    short = dataclasses.replace(TRAINING, joint_epochs=12)  # enough for this seed, not for every one
     whole = train_on_truth(tmp_path / "a", {}, seed=0, training=short)
     assert whole.salience_auc > 0.95
     assert whole.duplicate_ratio < 0.6
