@@ -8,7 +8,7 @@ video of a step is tokenised once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from mealrec.model.mealrec import History, MealRec
 from mealrec.model.summary import Summary
 from mealrec.model.tcd import Scene
 from mealrec.training.candidates import Candidates
-
-Stage = Literal["warmup", "joint"]
 
 
 @dataclass(frozen=True)

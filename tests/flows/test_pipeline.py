@@ -62,7 +62,7 @@ def test_every_stage_ran_and_summary_json_holds_the_contract(world: tuple[Path, 
     assert summary["stages"]["sessionize"]["version"] == 0
     metrics = summary["metrics"]["test"]
     assert set(metrics) == {"mealrec", "popularity", "markov"}
-    assert set(metrics["mealrec"]) == {f"{m}@{k}" for m in ("hr", "ndcg") for k in (5, 10, 20)}
+    assert set(metrics["mealrec"]) == {f"{m}@{k}" for m in ("hr", "ndcg", "mrr") for k in (5, 10, 20)}
     model = summary["model"]
     assert model["version"] == "1" and model["gate"]["passed"] and "champion" in model["aliases"]
     assert Path(summary["report"]).is_file()
