@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -42,7 +43,7 @@ class Recommender(Protocol):
     def scores(self, history: Tensor) -> Tensor: ...
 
 
-class Trainable(nn.Module):
+class Trainable(nn.Module, ABC):
     """A baseline trained by gradient. `loss` gets windows: history [B, L] and the next item at each position, target [B, L]
     (0 where none); `rng` is the only source of randomness besides dropout. `scores` draws none (fixed seeds inside)."""
 
@@ -51,11 +52,11 @@ class Trainable(nn.Module):
         self.items = facts.items
         self.negatives = facts.negatives
 
-    def loss(self, history: Tensor, target: Tensor, rng: torch.Generator) -> Summed:
-        raise NotImplementedError
+    @abstractmethod
+    def loss(self, history: Tensor, target: Tensor, rng: torch.Generator) -> Summed: ...
 
-    def scores(self, history: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def scores(self, history: Tensor) -> Tensor: ...
 
     def next_item(self, states: Tensor, table: Tensor, target: Tensor, rng: torch.Generator) -> Summed:
         """Cross-entropy of states [m, D] for targets [m] against table [N + 1, D]."""
