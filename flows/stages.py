@@ -3,7 +3,6 @@ take (spark.timeout_s, features.decode_deadline_s, train.max_failures) is its ow
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +13,10 @@ from prefect.states import State, get_state_exception
 from prefect.tasks import Task
 
 from mealrec.config import RunConfig
+from mealrec.stages import STAGES, stage_named
 from mealrec.stages.summary import StageError, StageSummary
 
 Stage = Callable[..., StageSummary]
-STAGES = ("ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend")
 
 
 def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -35,9 +34,7 @@ def stage(name: str) -> Stage:
     """The stage function, imported when it is called: a flow's import stays cheap."""
 
     def run(config: RunConfig) -> StageSummary:
-        function = getattr(importlib.import_module(f"mealrec.stages.{name}"), name)
-        summary: StageSummary = function(config, run_id=str(flow_run.id or ""))
-        return summary
+        return stage_named(name)(config, run_id=str(flow_run.id or ""))
 
     run.__name__, run.__doc__ = name, f"Stage `{name}`: see mealrec.stages.{name}."
     return run

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -14,8 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from mealrec.bench.cli import bench
-from mealrec.config import ConfigError, RunConfig, SourceConfig, load, override
+from mealrec.config import RunConfig, SourceConfig
+from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
+from mealrec.stages import STAGES, stage_named
 
 app = typer.Typer(
     help="Micro-video recommendation as a pipeline: Spark sessions, Ray features and training, MLflow promotion.\n\n"
@@ -27,17 +28,6 @@ app = typer.Typer(
 sources = typer.Typer(help="Read a public data set into landing files and a catalogue.", no_args_is_help=True)
 app.add_typer(sources, name="ingest")
 app.add_typer(bench, name="bench")
-
-Preset = Annotated[str, typer.Option("--preset", "-p", help=f"Named configuration: {', '.join(PRESETS)}.")]
-Config = Annotated[Path | None, typer.Option("--config", help="JSON file of a configuration, instead of a preset.")]
-LakeDir = Annotated[str | None, typer.Option("--lake", help="Root of the tables: a folder or an object-store URI.")]
-Work = Annotated[str | None, typer.Option("--work", help="Local working folder; default <lake>/_work.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="section.key=value, repeatable, e.g. -s train.joint_epochs=5 -s seed=3."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout at the end.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")]
 
 
 def main() -> None:
@@ -70,7 +60,7 @@ def demo(
 
     Example: mealrec demo --set source.videos=60 --lake /tmp/small
     """
-    _run(_configuration("demo", None, lake, work, settings), as_json, verbose)
+    _run(configuration("demo", None, lake, work, settings), as_json, verbose)
 
 
 @app.command()
@@ -87,7 +77,7 @@ def run(
 
     Example: MEALREC_DATA=./data mealrec run --preset bili-food
     """
-    _run(_configuration(preset_name, config, lake, work, settings), as_json, verbose)
+    _run(configuration(preset_name, config, lake, work, settings), as_json, verbose)
 
 
 @app.command()
@@ -155,7 +145,7 @@ def _stage_command(name: str, does: str, *stages: str) -> None:
         as_json: AsJson = False,
         verbose: Verbose = False,
     ) -> None:
-        _stages(list(stages) or [name], _configuration(preset_name, config, lake, work, settings), as_json)
+        _stages(list(stages) or [name], configuration(preset_name, config, lake, work, settings), as_json)
 
     command.__doc__ = f"{does}\n\nExample: mealrec {name} --preset demo"
     app.command(name)(command)
@@ -183,7 +173,7 @@ def extract(
     from mealrec.sources.folder import catalogue_of_folder
     from mealrec.stages.extract import extract as stage
 
-    settled = _configuration(preset_name, config, lake, work, settings)
+    settled = configuration(preset_name, config, lake, work, settings)
     _begin()
     landing = None
     if videos is not None:
@@ -195,6 +185,25 @@ _stage_command("train", "Train the model on Ray Train workers; resumes a run tha
 _stage_command("evaluate", "Rank every test target among all videos, beside the baselines; write the report page.")
 _stage_command("promote", "Register the evaluated model, ask the gate, move the aliases.")
 _stage_command("recommend", "Top K of every viewer from the champion to the recommendations table.")
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STAGES)}.")],
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Any single stage by its name; what `mealrec ray submit` runs on the cluster.
+
+    Example: mealrec stage sequences --preset demo
+    """
+    stage_named(name)
+    _stages([name], configuration(preset_name, config, lake, work, settings), as_json)
 
 
 @app.command()
@@ -213,7 +222,7 @@ def rollback(
     """
     from mealrec.stages.promote import rollback as back
 
-    version = back(_configuration(preset_name, config, lake, work, settings))
+    version = back(configuration(preset_name, config, lake, work, settings))
     _answer({"version": version.version, "aliases": list(version.aliases)}, as_json)
 
 
@@ -232,7 +241,7 @@ def report(
     from mealrec.stages.evaluate import evaluate
 
     _begin()
-    summary = evaluate(_configuration(preset_name, config, lake, work, settings))
+    summary = evaluate(configuration(preset_name, config, lake, work, settings))
     typer.echo(summary.details["report"])
 
 
@@ -249,21 +258,6 @@ def presets(
         return
     for key, build in PRESETS.items():
         typer.echo(f"{key:15} {(build.__doc__ or '').strip().splitlines()[0]}")
-
-
-def _configuration(
-    name: str, file: Path | None, lake: str | None, work: str | None, settings: list[str] | None
-) -> RunConfig:
-    """Preset or file, then --lake and --work, then --set: validated before any work."""
-    if file is not None:
-        try:
-            settled = load(json.loads(file.read_text()))
-        except (OSError, json.JSONDecodeError) as error:
-            raise ConfigError(f"--config {file}: {error}") from None
-    else:
-        settled = preset(name)
-    changes = [f"{key}={json.dumps(value)}" for key, value in (("lake", lake), ("work", work)) if value is not None]
-    return override(settled, [*changes, *(settings or [])])
 
 
 def _run(config: RunConfig, as_json: bool, verbose: bool) -> None:
@@ -309,8 +303,7 @@ def _stages(names: list[str], config: RunConfig, as_json: bool) -> None:
     _begin()
     done = {}
     for name in names:
-        function = getattr(importlib.import_module(f"mealrec.stages.{name}"), name)
-        done[name] = function(config).model_dump(exclude={"stage"})
+        done[name] = stage_named(name)(config).model_dump(exclude={"stage"})
     _finish(done, as_json)
 
 

@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "promote",
+    "stage",
     "rollback",
     "recommend",
     "report",
@@ -61,6 +62,7 @@ def test_help_comes_without_loading_the_engines() -> None:
         (["train", "--preset", "demo", "--lake", "empty"], "table 'sequences' does not exist"),
         (["extract", "--videos", "nowhere", "--lake", "x"], "nowhere is not a folder"),
         (["rollback", "--preset", "demo", "--lake", "empty"], "nothing to roll back: no champion"),
+        (["stage", "extrakt"], "unknown stage 'extrakt'; valid stages: ingest, sessionize, sequences, extract, train"),
         (["wun"], "No such command 'wun'"),
     ],
 )

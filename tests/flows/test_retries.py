@@ -6,9 +6,10 @@ import pytest
 from prefect import flow, task
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.stages import STAGES, TASKS, worth_retrying
+from flows.stages import TASKS, worth_retrying
 from mealrec.config import ConfigError
 from mealrec.sources.landing import SourceError
+from mealrec.stages import STAGES
 from mealrec.stages.summary import StageError
 
 pytestmark = pytest.mark.slow
