@@ -40,8 +40,9 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports --no-cache
 
+# two processes: much of the suite waits for engines to start
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 format: setup
 	$(BIN)/ruff check --fix .

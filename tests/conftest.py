@@ -12,6 +12,17 @@ import pytest
 from mealrec.data.packed import Packed, training_part
 from mealrec.data.split import leave_one_out
 
+LONGEST = ("tests/integration/", "tests/flows/", "tests/features/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: a file's tests stay together (they share engines), and the longest files start first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+    order = {prefix: place for place, prefix in enumerate(LONGEST)}
+    items.sort(key=lambda item: min((order[p] for p in LONGEST if item.nodeid.startswith(p)), default=len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
