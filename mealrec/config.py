@@ -219,6 +219,22 @@ class RecommendConfig(Settings):
     alias: Literal["champion", "challenger"] = "champion"
 
 
+class ServeConfig(Settings):
+    """The online endpoint: where it listens and what a request may ask."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to bind; off loopback a token is required")
+    port: int = Field(8080, ge=1, le=65535)
+    replicas: int = Field(1, ge=1, description="processes that hold the model")
+    token_file: str | None = Field(
+        None, description="file with the bearer token; None: environment variable MEALREC_SERVE_TOKEN"
+    )
+    journal: str | None = Field(None, description="folder of accepted events; None: events/ of the landing folder")
+    poll_s: float = Field(5.0, gt=0, description="seconds between looks at the registry's aliases and the lake")
+    max_body_bytes: int = Field(2**20, ge=1024)
+    max_in_flight: int = Field(32, ge=1, description="requests a replica holds; one more is answered with 503")
+    deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
+
+
 class RunConfig(Settings):
     """A whole run: the parameters of the flow."""
 
@@ -237,6 +253,7 @@ class RunConfig(Settings):
     evaluate: EvaluateConfig = EvaluateConfig()
     registry: RegistryConfig = RegistryConfig()
     recommend: RecommendConfig = RecommendConfig()
+    serve: ServeConfig = ServeConfig()
 
 
 class ConfigError(ValueError):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mealrec.data.arrays import ContentArrays
-from mealrec.model.inference import preference
+from mealrec.model.inference import plain_state, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 
@@ -29,11 +29,13 @@ class BundleError(ValueError):
 @dataclass(frozen=True)
 class Recommendations:
     """item_index [B, k] int64 best first, scores [B, k] float32, moments_ms [B, k] int64 (-1: the video has no frames).
-    Where fewer than k videos are left, item_index is 0 and the score -inf."""
+    Where fewer than k videos are left, item_index is 0 and the score -inf. unusual [B] float32: how far NPD moved the state
+    (inference.Preference), 0 where it did not run."""
 
     item_index: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     moments_ms: npt.NDArray[np.int64]
+    unusual: npt.NDArray[np.float32]
 
 
 class Recommender:
@@ -43,6 +45,7 @@ class Recommender:
         self, model: MealRec, content: ContentArrays, video_ids: list[str], described: Tensor, salience: Tensor
     ) -> None:
         self.model, self.content, self.video_ids = model.eval(), content, video_ids
+        self.index = {video: i for i, video in enumerate(video_ids, start=1)}
         self.salience = salience
         popularity = content.log_popularity()
         with torch.no_grad():
@@ -71,22 +74,44 @@ class Recommender:
         return cls(model, content, video_ids, cached["described"], cached["salience"])
 
     @torch.no_grad()
-    def recommend(self, histories: Sequence[Sequence[int]], k: int, exclude_seen: bool = True) -> Recommendations:
+    def recommend(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        exclude_seen: bool = True,
+        *,
+        exclude: Sequence[int] = (),
+        only: Sequence[int] | None = None,
+        quick: bool = False,
+    ) -> Recommendations:
         """Top k for each history of item indices, oldest first. A viewer without history gets the most popular videos.
 
-        Ties go to the lower index. Cost: B x N scores and one TCD run for each of the newest max_history items."""
+        exclude: items nobody is recommended; only: the candidates (None: every video). Ties go to the lower index. Cost:
+        B x N scores and one TCD run for each of the newest max_history items; with `quick` no TCD and no NPD: the backbone
+        over the catalogue's vectors, some twenty times cheaper."""
         k = min(k, len(self.video_ids))
         history = _left_pad([list(h)[-self.model.settings.max_history :] for h in histories])
-        scores = self.model.scores(preference(self.model, self.content.gather, history).state, self.catalogue)
+        state, unusual = self._state(history, quick)
+        scores = self.model.scores(state, self.catalogue)
         empty = torch.tensor([len(h) == 0 for h in histories])
         scores = torch.where(empty[:, None], self.popularity, scores)
-        scores[:, 0] = -torch.inf
+        scores[:, [0, *exclude]] = -torch.inf
+        if only is not None:
+            allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
+            allowed[list(only)] = True
+            scores[:, ~allowed] = -torch.inf
         if exclude_seen:
             scores.scatter_(1, _left_pad([list(h) for h in histories]), -torch.inf)
         order = torch.sort(scores, dim=1, descending=True, stable=True)
         top, values = order.indices[:, :k], order.values[:, :k]
         top = torch.where(values.isneginf(), 0, top)
-        return Recommendations(top.numpy(), values.float().numpy(), self.moments[top].numpy())
+        return Recommendations(top.numpy(), values.float().numpy(), self.moments[top].numpy(), unusual.numpy())
+
+    def _state(self, history: Tensor, quick: bool) -> tuple[Tensor, Tensor]:
+        if quick:
+            return plain_state(self.model, self.catalogue, history), torch.zeros(len(history))
+        found = preference(self.model, self.content.gather, history)
+        return found.state, found.unusual
 
     @torch.no_grad()
     def explain(self, history: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,106 @@
+"""The endpoint: recommendations, events, salience, health and metrics over whatever models and viewer states it is given."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from mealrec import __version__
+from mealrec.config import ServeConfig
+from mealrec.serving.api import router
+from mealrec.serving.guard import LOOPBACK, OPEN_PATHS, Guard, Limits
+from mealrec.serving.messages import FieldProblem, problem
+from mealrec.serving.metrics import Measured, Metrics
+from mealrec.serving.models import Models, NoModel
+from mealrec.serving.states import States, Unavailable
+from mealrec.serving.world import World
+
+log = logging.getLogger("mealrec.serve")
+SHOWN = 200  # characters of a wrong value that an answer repeats
+
+
+def build(
+    models: Models, states: States, world: World, settings: ServeConfig, *, token_digest: bytes | None = None
+) -> FastAPI:
+    """The app. Handlers find models, states, world and settings in `request.app.state`.
+
+    token_digest: SHA-256 of the bearer token; None asks for none. Model work goes one request at a time through a thread, so
+    that the event loop goes on answering probes and refusing what is too much."""
+    app = FastAPI(title="MealRec", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app.state.models, app.state.states, app.state.world, app.state.settings = models, states, world, settings
+    app.state.metrics = Metrics(models)
+    app.state.one_at_a_time = CapacityLimiter(1)
+    app.include_router(router)
+    _explain_errors(app, settings)
+    limits = Limits(settings.max_body_bytes, settings.max_in_flight, token_digest, settings.host in LOOPBACK)
+    app.add_middleware(Guard, limits=limits)
+    app.add_middleware(Measured, metrics=app.state.metrics)
+    if token_digest is not None:
+        _document_token(app)
+    return app
+
+
+def _explain_errors(app: FastAPI, settings: ServeConfig) -> None:
+    """Every refusal has the same body (messages.Problem)."""
+
+    async def wrong_field(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        fields = [
+            FieldProblem(
+                field=_shown(".".join(str(part) for part in item["loc"])),
+                problem=_shown(str(item["msg"])),
+                given=_shown(repr(item.get("input"))),
+            )
+            for item in error.errors()
+        ]
+        return JSONResponse(problem("the request has wrong fields", *fields[:20]), 422)
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse(problem(_shown(str(error.detail))), error.status_code, dict(error.headers or {}))
+
+    async def not_now(request: Request, error: Exception) -> Response:
+        after = math.ceil(settings.poll_s) if isinstance(error, NoModel) else 1
+        return JSONResponse(problem(str(error)), 503, {"Retry-After": str(after)})
+
+    async def our_mistake(request: Request, error: Exception) -> Response:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return JSONResponse(problem("internal error; the server's log says more"), 500)
+
+    app.add_exception_handler(RequestValidationError, wrong_field)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(NoModel, not_now)
+    app.add_exception_handler(Unavailable, not_now)
+    app.add_exception_handler(Exception, our_mistake)
+
+
+def _shown(text: str) -> str:
+    """Cut short, and without what can't be encoded."""
+    return text[:SHOWN].encode("utf-8", "replace").decode()
+
+
+def _document_token(app: FastAPI) -> None:
+    """The schema says that every route but the open ones wants the bearer token, and answers 401 without it."""
+    plain = app.openapi
+
+    def documented() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = plain()
+            schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            body = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+            for path, methods in schema["paths"].items():
+                for operation in methods.values():
+                    if path not in OPEN_PATHS:
+                        operation["security"] = [{"token": []}]
+                        operation["responses"]["401"] = {"description": "no token, or a wrong one", "content": body}
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = documented  # type: ignore[method-assign]

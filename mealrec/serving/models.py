@@ -1,0 +1,165 @@
+"""The models that answer requests: loaded from the registry's aliases, exchanged in the background when an alias moves.
+
+The old version answers until the new one is loaded and has predicted once, so a move drops no request. A version that can't
+be loaded or predicts nonsense is refused for good and the old one stays; a registry that can't be reached is asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mealrec.serving.recommender import BundleError, Recommender
+
+log = logging.getLogger("mealrec.serve")
+
+FOLLOWED = ("champion", "challenger")
+WARM_UP_K = 10
+
+
+class NoModel(RuntimeError):
+    """No version is loaded for an alias; the message says why."""
+
+
+class Unreachable(RuntimeError):
+    """The registry or its artifact store did not answer; worth another try."""
+
+
+class Source(Protocol):
+    """Where versions come from. Both methods raise Unreachable when the store does not answer."""
+
+    def version(self, alias: str) -> str | None:
+        """The version an alias stands on, None where the alias or the model does not exist."""
+        ...
+
+    def bundle(self, version: str, scratch: Path) -> Path:
+        """The bundle folder of a version, copied below `scratch`. Raises BundleError where the version has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A version that answers requests; loaded: UTC time, ISO-8601. It stays usable after a swap, whoever holds it."""
+
+    version: str
+    recommender: Recommender
+    loaded: str
+
+    @property
+    def loaded_time(self) -> datetime:
+        return datetime.fromisoformat(self.loaded)
+
+
+@dataclass
+class Counts:
+    """Since this process began. refused: version -> reason; unreachable: asks of the registry that got no answer."""
+
+    swaps: int = 0
+    unreachable: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+class Models:
+    """Versions by alias; `get` never waits for a load. Memory: one recommender a distinct version."""
+
+    def __init__(self, source: Source, scratch: Path, aliases: Sequence[str] = FOLLOWED) -> None:
+        self.source, self.scratch, self.aliases = source, scratch, tuple(aliases)
+        self.counts = Counts()
+        self._served: dict[str, Served] = {}
+        self._refreshing = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def get(self, alias: str = "champion") -> Served:
+        """Raises NoModel when nothing is loaded for the alias."""
+        served = self._served.get(alias)
+        if served is None:
+            known = ", ".join(self.aliases)
+            raise NoModel(f"no model is loaded for alias {alias!r} (aliases followed: {known})")
+        return served
+
+    def refresh(self) -> None:
+        """Ask where each alias stands and load what moved. Safe to call from any thread; one at a time does the work."""
+        with self._refreshing:
+            for alias in self.aliases:
+                try:
+                    self._refresh(alias)
+                except Unreachable as error:
+                    self.counts.unreachable += 1
+                    log.warning("registry unreachable, alias %s stays as it is: %s", alias, error)
+            self._drop_folders()
+
+    def follow(self, every_s: float) -> None:
+        """Refresh now and then every so many seconds, in a thread of its own, until close."""
+        self._thread = threading.Thread(target=self._follow, args=(every_s,), name="models", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following. What is loaded goes on answering."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self, every_s: float) -> None:
+        while not self._closed.is_set():
+            try:
+                self.refresh()
+            except Exception:  # the thread must outlive whatever a store answers, or no later version is ever served
+                self.counts.unreachable += 1
+                log.exception("following the registry failed; asked again in %g s", every_s)
+            self._closed.wait(every_s)
+
+    def _refresh(self, alias: str) -> None:
+        version = self.source.version(alias)
+        standing = self._served.get(alias)
+        if version is None or version in self.counts.refused or (standing is not None and standing.version == version):
+            return  # an alias that was taken away leaves its version serving
+        served = next((s for s in self._served.values() if s.version == version), None) or self._load(version)
+        if served is None:
+            return
+        self._served[alias] = served
+        if standing is not None:
+            self.counts.swaps += 1
+        log.info("alias %s: version %s serves%s", alias, version, f" after {standing.version}" if standing else "")
+
+    def _load(self, version: str) -> Served | None:
+        """Load and warm up; None where the version is refused."""
+        folder = self.scratch / version
+        try:
+            recommender = Recommender.load(self.source.bundle(version, folder))
+            warm_up(recommender)
+        except Unreachable:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        except Exception as error:  # a damaged bundle may raise anything; it must not take the old version with it
+            shutil.rmtree(folder, ignore_errors=True)
+            self.counts.refused[version] = f"{type(error).__name__}: {error}"
+            log.error("version %s refused: %s", version, self.counts.refused[version])
+            return None
+        return Served(version, recommender, datetime.now(UTC).isoformat(timespec="milliseconds"))
+
+    def _drop_folders(self) -> None:
+        """Folders of versions that serve no more. Their arrays stay mapped for the requests that still hold them."""
+        serving = {s.version for s in self._served.values()}
+        for folder in self.scratch.glob("*"):
+            if folder.is_dir() and folder.name not in serving:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def warm_up(recommender: Recommender) -> None:
+    """Predict once, with and without a history. Raises BundleError for ids or scores that can't be served."""
+    ids = recommender.video_ids
+    if not ids or not all(isinstance(video, str) and video for video in ids) or len(set(ids)) != len(ids):
+        raise BundleError("video ids must be distinct, non-empty strings, and at least one")
+    newest = len(ids)
+    found = recommender.recommend([[1, newest], []], min(WARM_UP_K, newest), exclude_seen=False)
+    if not np.isfinite(found.scores).all() or not found.item_index.all():
+        raise BundleError("scores of a warm-up request are not finite")
