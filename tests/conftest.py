@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +15,10 @@ from mealrec.data.split import leave_one_out
 LONGEST = ("tests/integration/", "tests/flows/", "tests/features/")
 
 
-@pytest.hookimpl(wrapper=True)  # the first part runs before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """For pytest-xdist: a file's tests stay together (they share engines), and the longest files start first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files start first, so that two processes end at about the same time."""
     order = {prefix: place for place, prefix in enumerate(LONGEST)}
     items.sort(key=lambda item: min((order[p] for p in LONGEST if item.nodeid.startswith(p)), default=len(LONGEST)))
-    yield
 
 
 @pytest.fixture(scope="session")
