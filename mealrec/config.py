@@ -39,7 +39,15 @@ class SourceConfig(Settings):
     videos: int = Field(120, ge=8, description="simulated: number of videos")
     viewers: int = Field(400, ge=8, description="simulated: number of viewers")
     days: int = Field(14, ge=2, description="simulated: days of logs")
+    through: str | None = Field(
+        None, description="UTC day YYYY-MM-DD: event files of later days, by the day in their names, are left out"
+    )
     clips: str | None = Field(None, description="simulated: cut topic segments from this folder of real clips")
+
+    @field_validator("through")
+    @classmethod
+    def _is_a_day(cls, value: str | None) -> str | None:
+        return None if value is None else date.fromisoformat(value).isoformat()
 
     @model_validator(mode="after")
     def _directory_is_given_where_needed(self) -> SourceConfig:

@@ -22,7 +22,8 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake import Schema as DeltaSchema
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from mealrec import __version__
+from mealrec import __version__, claims
+from mealrec.claims import Claim
 from mealrec.schema import PARTITIONS, SCHEMAS
 
 DIGEST_KEY = "mealrec.stage_digest"
@@ -41,16 +42,18 @@ class Commit:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who commits and from what: becomes the commit's metadata."""
+    """Who commits and from what: becomes the commit's metadata. With a claim, the commit is refused once it is overtaken."""
 
     stage: str
     digest: str
     run_id: str = ""
     inputs: Mapping[str, int] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
+    claim: Claim | None = None
 
     def properties(self) -> CommitProperties:
         return CommitProperties(
+            app_transactions=[self.claim.transaction()] if self.claim else None,
             custom_metadata={
                 STAGE_KEY: self.stage,
                 DIGEST_KEY: self.digest,
@@ -58,7 +61,7 @@ class Provenance:
                 "mealrec.code_version": __version__,
                 "mealrec.inputs": json.dumps(dict(self.inputs), sort_keys=True),
                 SUMMARY_KEY: json.dumps(self.summary, sort_keys=True),
-            }
+            },
         )
 
 
@@ -140,7 +143,26 @@ class Lake:
         commit = self.last_commit(table, stage)
         return commit if commit is not None and commit.metadata.get(DIGEST_KEY) == digest else None
 
+    def find_commit(self, table: str, stage: str, digest: str) -> Commit | None:
+        """The stage's newest commit with this digest, however many others came later."""
+        if not self.exists(table):
+            return None
+        for entry in DeltaTable(self.uri(table)).history():
+            if entry.get(STAGE_KEY) == stage and entry.get(DIGEST_KEY) == digest:
+                return Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
+        return None
+
     # -- writing -----------------------------------------------------------------------------------------------------
+    def claim(self, stage: str, run_id: str, *tables: str) -> Claim:
+        """The right to commit `stage`, to `tables`, until a newer run claims it. Take it before inputs are pinned."""
+        number = claims.take(self.root, stage, run_id)
+        held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in tables}
+        return Claim(stage, number, held)
+
+    def check(self, claim: Claim) -> None:
+        """Raises Overtaken when a newer run has claimed the stage: before effects outside the lake."""
+        claims.check(self.root, claim)
+
     def commit_files(
         self,
         table: str,
@@ -155,12 +177,13 @@ class Lake:
 
         `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table); with `append`, `removes`
         names the files of the newest version that leave it. Partition values are read from the `column=value` folders.
-        Returns the new version. Raises deltalake's CommitFailedError when another writer committed in between: nothing of
-        ours is visible then.
+        Returns the new version. Raises Overtaken when provenance.claim no longer holds, and deltalake's CommitFailedError
+        when another writer committed in between: nothing of ours is visible then.
         """
         adds = [self._add_action(table, path) for path in paths]
         schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
-        if not self.exists(table):
+        there = self._fenced(table, provenance.claim)
+        if there is None:
             create_table_with_add_actions(
                 self.uri(table),
                 DeltaSchema.from_arrow(schema),
@@ -170,7 +193,7 @@ class Lake:
                 commit_properties=provenance.properties(),
             )
         else:
-            DeltaTable(self.uri(table)).create_write_transaction(
+            there.create_write_transaction(
                 [*adds, *(self._remove_action(path) for path in removes)],
                 mode=mode,
                 schema=schema,
@@ -186,17 +209,27 @@ class Lake:
         """Write a small table from the driver in one commit; `replace` is the SQL predicate of the rows it replaces
         (None: all of them). Returns the new version."""
         rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
+        there = self._fenced(table, provenance.claim)
         write_deltalake(
-            self.uri(table),
+            self.uri(table) if there is None else there,
             rows,
             mode="overwrite",
-            predicate=replace if self.exists(table) else None,
+            predicate=replace if there is not None else None,
             partition_by=list(PARTITIONS[table]) or None,
             commit_properties=provenance.properties(),
         )
         version = self.version(table)
         assert version is not None
         return version
+
+    def _fenced(self, table: str, claim: Claim | None) -> DeltaTable | None:
+        """The newest version of the table, to commit on (None: there is none yet), after the claim was checked."""
+        there = DeltaTable(self.uri(table)) if self.exists(table) else None
+        if claim is not None:
+            self.check(claim)
+            if there is not None:
+                claims.check_base(there, table, claim)
+        return there
 
     def vacuum(self, table: str, *, orphan_hours: float = 24.0) -> list[str]:
         """Delete files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`."""

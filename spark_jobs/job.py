@@ -12,6 +12,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from mealrec.claims import Claim
 from mealrec.config import RunConfig, load
 from mealrec.lake import Lake
 from mealrec.sources.landing import Landing
@@ -30,6 +31,7 @@ class Job:
     landing: Landing
     digest: str
     run_id: str
+    claim: Claim | None
 
     def say(self, line: str) -> None:
         print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
@@ -43,11 +45,12 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     parser.add_argument("--summary", required=True, type=Path, help="where to write the summary (JSON)")
     parser.add_argument("--digest", default="", help="digest of inputs and settings, kept in the commit")
     parser.add_argument("--run-id", default="", help="identifier of the pipeline run, kept in the commit")
+    parser.add_argument("--claim", type=Claim.from_json, help="JSON of the claim that the commits are bound to")
     arguments = parser.parse_args()
     config = load(json.loads(arguments.config.read_text()))
     spark = build(name, config.spark)
-    lake, landing = Lake(config.lake, config.work), Landing(arguments.landing)
-    job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id)
+    lake, landing = Lake(config.lake, config.work), Landing(arguments.landing, config.source.through)
+    job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim)
     try:
         summary = run(job)
     except (ValueError, RuntimeError) as error:  # ours: readable as they are

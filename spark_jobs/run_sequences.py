@@ -60,7 +60,7 @@ def run(job: Job) -> dict[str, Any]:
             "temporal_split_ms": list(times),
         },
     )
-    made = Provenance("sequences", job.digest, job.run_id, {INTERACTIONS: pinned}, summary.counts())
+    made = Provenance("sequences", job.digest, job.run_id, {INTERACTIONS: pinned}, summary.counts(), claim=job.claim)
     job.lake.commit_files(ITEMS, item_files, made, mode="overwrite")
     version = job.lake.commit_files(SEQUENCES, sequence_files, made, mode="overwrite")
     job.say(f"committed {SEQUENCES} version {version}: {viewers} viewers, {kept} interactions")

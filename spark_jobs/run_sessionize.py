@@ -52,7 +52,7 @@ def run(job: Job) -> dict[str, Any]:
     bad_files = write_files(rejected(rows), job.lake, QUARANTINE)
     good_files = write_files(valid.sortWithinPartitions("user_id", "timestamp_ms"), job.lake, INTERACTIONS)
     summary = summary.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
-    made = Provenance("sessionize", job.digest, job.run_id, summary=summary.counts())
+    made = Provenance("sessionize", job.digest, job.run_id, summary=summary.counts(), claim=job.claim)
     # quarantine first: the interactions' commit is what marks the stage as done
     job.lake.commit_files(
         QUARANTINE, bad_files, made, mode="overwrite", partition_filters=[("stage", "=", "sessionize")]

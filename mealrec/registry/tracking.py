@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from mealrec.config import RegistryConfig
 
-STAGE_TAG, DIGEST_TAG = "mealrec.stage", "mealrec.digest"
+STAGE_TAG, DIGEST_TAG, RUN_TAG = "mealrec.stage", "mealrec.digest", "mealrec.run_id"
 EVALUATED_TAG, SUMMARY_TAG = "mealrec.evaluation_digest", "mealrec.summary"
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 LONGEST_VALUE = 500
@@ -75,6 +75,14 @@ class Tracker:
             self.client.set_terminated(left.info.run_id, "KILLED")
         own = {STAGE_TAG: stage, DIGEST_TAG: digest, **(tags or {})}
         return str(self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
+
+    def close(self, flow_run: str, status: str) -> list[str]:
+        """End the runs that a flow run (tag mealrec.run_id) left running; returns their ids."""
+        query = f"tags.`{RUN_TAG}` = '{flow_run}' and attributes.status = 'RUNNING'"
+        left = [run.info.run_id for run in self.client.search_runs([self.experiment_id], query)]
+        for run_id in left:
+            self.client.set_terminated(run_id, status)
+        return left
 
     def log_params(self, run_id: str, settings: Mapping[str, Any]) -> None:
         """Nested settings as dotted parameters; credentials inside URIs are blotted out."""

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,20 +31,30 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Landing:
-    """Raw inputs of one run below `root`."""
+    """Raw inputs of one run below `root`; `through`: the last UTC day whose event files count, None for all."""
 
     root: Path
+    through: str | None = None
 
     @property
     def events(self) -> Path:
         return self.root / "events"
 
     def event_files(self) -> list[Path]:
-        """Event files sorted by name. Raises SourceError when the folder is absent or holds none."""
+        """Event files sorted by name. Raises SourceError when the folder is absent or holds none (up to `through`)."""
         files = sorted(p for p in self.events.glob("*.jsonl") if p.is_file()) if self.events.is_dir() else []
         if not files:
             raise SourceError(f"no event files: expected {self.events}/*.jsonl")
-        return files
+        if self.through is None:
+            return files
+        chosen = [p for p in files if day_of(p) <= self.through]
+        if not chosen:
+            raise SourceError(f"no event file up to {self.through}: the first is {files[0]}")
+        return chosen
+
+    def event_days(self) -> list[str]:
+        """The days in the event files' names, oldest first. Raises SourceError for a file whose name has none."""
+        return sorted({day_of(p) for p in self.event_files()})
 
     def catalogue_file(self) -> Path:
         """The catalogue. Raises SourceError when none of the known names is there."""
@@ -106,8 +117,16 @@ class Landing:
 def locate(config: RunConfig) -> Landing:
     """Where this run's raw inputs lie: the user's own folder, or the one a simulated or public source is read into."""
     if config.source.kind == "landing":
-        return Landing(Path(config.source.directory or "./landing").absolute())
-    return Landing(Lake(config.lake, config.work).folder("landing"))
+        return Landing(Path(config.source.directory or "./landing").absolute(), config.source.through)
+    return Landing(Lake(config.lake, config.work).folder("landing"), config.source.through)
+
+
+def day_of(file: Path) -> str:
+    """YYYY-MM-DD in an event file's name."""
+    found = re.search(r"\d{4}-\d{2}-\d{2}", file.name)
+    if found is None:
+        raise SourceError(f"{file}: its name has no day (YYYY-MM-DD), so it can't be taken or left by its day")
+    return found.group()
 
 
 def _read(path: Path) -> pa.Table:

@@ -52,11 +52,13 @@ def evaluate(config: RunConfig, *, run_id: str = "") -> StageSummary:
     if run.tags.get(EVALUATED_TAG) == made_from and (out / REPORT).is_file():
         log.info("up to date: report %s", out / PAGE)
         return StageSummary.stored(json.loads(run.tags[EVALUATION_SUMMARY]), None)
+    claim = lake.claim("evaluate", run_id)
     torch.set_num_threads(max(config.ray.num_cpus, 1))
     packed = packed_dataset(config, lake, pinned_versions(lake))
     recommender = Recommender.load(bundle_folder(lake, trained))
     ranked = _rank_all(config, packed, recommender)
     report = _report(config, lake, packed, recommender, ranked, trained)
+    lake.check(claim)
     out.mkdir(parents=True, exist_ok=True)
     _write_per_viewer(out / PER_VIEWER, packed, ranked)
     (out / REPORT).write_text(json.dumps(report, indent=1))

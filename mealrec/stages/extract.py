@@ -30,24 +30,26 @@ STAGE = "extract"
 log = logging.getLogger("mealrec.extract")
 
 
-def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = None) -> StageSummary:
+def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = None, full: bool = False) -> StageSummary:
     """Every catalogue video ends in exactly one of `features` and `quarantine`.
 
     Videos whose file, title and encoders are those of a committed row are kept and not decoded; rejected ones are tried again.
-    `landing` replaces the run's own landing folder. Raises StageError above features.max_quarantine_share, before committing.
+    `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
+    features.max_quarantine_share, before committing.
     """
     began = time.monotonic()
     lake, landing = Lake(config.lake, config.work), landing or locate(config)
     encoders = digest_of(config.features)
     made_from = digest(STAGE, __version__, config.features, encoders, landing.catalogue_fingerprint())
-    done = lake.committed(FEATURES, STAGE, made_from)
+    done = None if full else lake.committed(FEATURES, STAGE, made_from)
     if done is not None and lake.committed(QUARANTINE, STAGE, made_from) is not None:
         log.info("up to date: %s version %d", FEATURES, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
+    claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES)
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     catalogue, paths = _catalogue(landing)
-    kept = unchanged(held, catalogue, paths, config.features, encoders)
+    kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
     todo = [w for w in catalogue if w.video_id not in kept]
     log.info("%d videos in the catalogue: %d unchanged, %d to do", len(catalogue), len(kept), len(todo))
     day = datetime.now(UTC).date().isoformat()
@@ -65,7 +67,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
         details=_details(rows, extracted, len(kept)),
     )
     assert summary.rows_in == summary.rows_out + sum(reasons.values())
-    made = Provenance(STAGE, made_from, run_id, summary=summary.counts())
+    made = Provenance(STAGE, made_from, run_id, summary=summary.counts(), claim=claim)
     version = _commit(lake, extracted, held, kept, made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})

@@ -5,7 +5,9 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,13 @@ def promote(config: RunConfig, *, run_id: str = "") -> StageSummary:
     if version is not None and promotion.GATE_TAG in version.tags and _settled(tracker, version):
         log.info("up to date: version %s, gate %s", version.version, version.tags[promotion.GATE_TAG])
         return _summary(config, tracker, version, began, skipped=True)
+    claim = lake.claim("promote", run_id)
     if version is None:
-        version = _register(config, tracker, run, bundle_folder(lake, trained), run_id)
+        version = _register(config, tracker, run, bundle_folder(lake, trained), run_id, lambda: lake.check(claim))
     if promotion.GATE_TAG not in version.tags:
         packed = packed_dataset(config, lake, pinned_versions(lake))
         version = _decide(config, tracker, version, packed)
+    lake.check(claim)
     if version.gate["passed"]:
         version = promotion.promote(tracker, version, who=getpass.getuser(), when=_now())
     return _summary(config, tracker, version, began, skipped=False)
@@ -61,15 +65,37 @@ def rollback(config: RunConfig) -> Version:
     return promotion.rollback(tracker, who=getpass.getuser(), when=_now())
 
 
+def rival_metrics(config: RunConfig, version: str) -> tuple[str, dict[str, float]] | None:
+    """Version and test metrics, by its own report, of the champion, or of the one before where `version` is the champion.
+
+    None when there is no such version yet."""
+    lake = Lake(config.lake, config.work)
+    tracker = Tracker(config.registry, lake.work)
+    rival = promotion.by_alias(tracker, promotion.CHAMPION)
+    if rival is not None and rival.version == version:
+        rival = promotion.by_alias(tracker, promotion.PREVIOUS)
+    if rival is None:
+        return None
+    tracker.activate()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = tracker.client.download_artifacts(rival.run_id, f"evaluation/{REPORT}", scratch)
+        metrics: dict[str, float] = json.loads(Path(path).read_text())["metrics"]["test"]["mealrec"]
+    return rival.version, metrics
+
+
 def _settled(tracker: Tracker, version: Version) -> bool:
     """A version that passed was made champion (it may have been replaced since); one that was refused needs nothing."""
     return not version.gate["passed"] or promotion.MOVES_TAG in version.tags
 
 
-def _register(config: RunConfig, tracker: Tracker, run: RunRecord, bundle: Path, run_id: str) -> Version:
+def _register(
+    config: RunConfig, tracker: Tracker, run: RunRecord, bundle: Path, run_id: str, check: Callable[[], None]
+) -> Version:
+    """check: raises when a newer run has taken over; asked after the slow part, just before the registry changes."""
     uri = flavour.log_model(tracker, run.run_id, bundle)
     tags = {EVALUATED_TAG: run.tags[EVALUATED_TAG], "mealrec.run_id": run_id, "mealrec.registered": _now()}
     tags |= {k: v for k, v in run.tags.items() if k.startswith("mealrec.version.")}
+    check()
     version = promotion.register(tracker, uri, run.run_id, tags)
     log.info("registered %s version %s", config.registry.model_name, version.version)
     return version

@@ -43,6 +43,7 @@ def recommend(config: RunConfig, *, run_id: str = "") -> StageSummary:
     if done is not None:
         log.info("up to date: %s version %d", RECOMMENDATIONS, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
+    claim = lake.claim("recommend", run_id, RECOMMENDATIONS)
     torch.set_num_threads(config.ray.num_cpus)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = flavour.bundle_of(tracker, f"models:/{name}@{alias}", Path(scratch))
@@ -55,7 +56,7 @@ def recommend(config: RunConfig, *, run_id: str = "") -> StageSummary:
         table=RECOMMENDATIONS,
         details={"model_version": model.version, "k": config.recommend.k},
     )
-    made = Provenance("recommend", made_from, run_id, {SEQUENCES: sequences}, summary.counts())
+    made = Provenance("recommend", made_from, run_id, {SEQUENCES: sequences}, summary.counts(), claim)
     replaced = [("model_version", "=", model.version)]
     version = lake.commit_files(RECOMMENDATIONS, parts, made, mode="overwrite", partition_filters=replaced)
     log.info(

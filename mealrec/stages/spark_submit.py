@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,9 @@ def _run(command: list[str], environment: dict[str, str], noise: Path, log: logg
             text=True,
             start_new_session=True,
         )
-        reader = threading.Thread(target=_follow, args=(process, kept, log), daemon=True)
+        # in the caller's context: a logging handler may want to know whose run this is
+        following = (_follow, process, kept, log)
+        reader = threading.Thread(target=copy_context().run, args=following, daemon=True)
         reader.start()
         deadline = time.monotonic() + timeout_s
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mealrec import __version__
+from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, digest
 from mealrec.data.pack import pack
 from mealrec.data.packed import Packed
@@ -39,6 +40,7 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     if done is not None and bundle_folder(lake, made_from).is_dir():
         log.info("up to date: model %s", made_from)
         return StageSummary.stored(json.loads(done.tags[SUMMARY_TAG]), None)
+    claim = lake.claim("train", run_id)
     packed = packed_dataset(config, lake, versions)
     settings = model_settings(config, packed)
     mlflow_run = _start(config, tracker, lake, versions, made_from, run_id)
@@ -55,6 +57,11 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     except TrainingError as error:
         tracker.finish(mlflow_run, "FAILED")
         raise StageError(str(error)) from error
+    try:
+        lake.check(claim)
+    except Overtaken:
+        tracker.finish(mlflow_run, "KILLED")
+        raise
     curves = _write_bundle(lake, packed, settings, config, last, made_from)
     _log_curves(tracker, mlflow_run, curves)
     summary = StageSummary(

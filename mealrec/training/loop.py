@@ -137,8 +137,9 @@ class Trainer:
             progress.waited += 1
         entry = {"epoch": progress.total_epochs, "stage": progress.stage, **parts, **metrics}
         progress.curves.append(entry)
+        planned = self.config.warmup_epochs if progress.stage == "warmup" else self.config.joint_epochs
         figures = " ".join(f"{k} {v:.4f}" for k, v in entry.items() if isinstance(v, float))
-        self.say(f"{progress.stage} epoch {progress.epoch}: {figures} ({time.monotonic() - began:.1f} s)")
+        self.say(f"{progress.stage} epoch {progress.epoch}/{planned}: {figures} ({time.monotonic() - began:.1f} s)")
 
     def _train(self, state: State, windows: Windows) -> dict[str, float]:
         state.model.train()

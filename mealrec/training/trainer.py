@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def _followed(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             if finished:
                 return
 
-    thread = threading.Thread(target=follow, daemon=True)
+    # in the caller's context: a logging handler may want to know whose run this is
+    thread = threading.Thread(target=copy_context().run, args=(follow,), daemon=True)
     thread.start()
     try:
         yield

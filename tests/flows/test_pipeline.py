@@ -14,9 +14,13 @@ from typing import Any
 import psutil
 import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
+from mlflow.tracking import MlflowClient
 
+from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
+from tests.integration.servers import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
 
@@ -162,3 +166,55 @@ def test_a_failing_stage_fails_the_run_and_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "max_quarantine_share=0.001" in done.stderr and "nothing was committed" in done.stderr
     assert not Lake(str(tmp_path / "lake")).exists("interactions")
+
+
+def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
+    arguments = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
+    arguments = [sys.executable, "-m", "mealrec.cli", stage, "--preset", "demo", "--lake", str(lake), *arguments]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> tuple[subprocess.Popen[str], list[Any]]:
+    """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it."""
+    before = _claims(lake, stage)
+    process = _stage(stage, lake, *settings)
+    until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in tree:
+        one.suspend()
+    return process, tree
+
+
+def _claims(lake: Path, stage: str) -> int:
+    return DeltaTable(str(lake / CLAIMS)).transaction_version(stage) or 0
+
+
+def _woken(process: subprocess.Popen[str], tree: list[Any]) -> str:
+    for one in tree:
+        one.resume()
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 1
+    return said
+
+
+def test_a_zombie_that_wakes_up_commits_no_row(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, table = world[0], Lake(str(world[0]))
+    process, tree = _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7")
+    second = _stage("recommend", lake, "recommend.k=7")
+    assert second.communicate(timeout=200) and second.returncode == 0
+    version, rows = table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows
+    said = _woken(process, tree)
+    assert "was taken over by a newer run" in said and "nothing is committed" in said
+    assert (table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows) == (version, rows)
+
+
+def test_a_zombie_that_wakes_up_registers_no_second_version(world: tuple[Path, dict[str, Any]]) -> None:
+    lake, name = world[0], "registry.model_name=other"
+    process, tree = _stopped_when_it_has_claimed("promote", lake, name)
+    second = _stage("promote", lake, name)
+    assert second.communicate(timeout=200) and second.returncode == 0
+    said = _woken(process, tree)
+    assert "was taken over by a newer run" in said
+    registry = MlflowClient(f"sqlite:///{lake}/_work/mlflow.db")
+    assert [str(v.version) for v in registry.search_model_versions("name = 'other'")] == ["1"]
+    assert str(registry.get_model_version_by_alias("other", "champion").version) == "1"

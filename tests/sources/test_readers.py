@@ -236,3 +236,18 @@ def test_a_folder_of_files_becomes_a_catalogue(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds no files"):
         catalogue_of_folder(tmp_path / "empty", tmp_path / "x")
+
+
+def test_event_files_are_taken_up_to_a_day_by_the_day_in_their_names(tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.mkdir()
+    for day in ("2026-01-06", "2026-01-05"):
+        (events / f"events-{day}.jsonl").write_text("{}\n")
+    assert Landing(tmp_path).event_days() == ["2026-01-05", "2026-01-06"]
+    assert [p.name for p in Landing(tmp_path, "2026-01-05").event_files()] == ["events-2026-01-05.jsonl"]
+    assert Landing(tmp_path, "2026-01-06").events_fingerprint() == Landing(tmp_path).events_fingerprint()
+    with pytest.raises(SourceError, match="no event file up to 2026-01-04"):
+        Landing(tmp_path, "2026-01-04").event_files()
+    (events / "more.jsonl").write_text("{}\n")
+    with pytest.raises(SourceError, match=r"more.jsonl: its name has no day"):
+        Landing(tmp_path, "2026-01-05").event_files()

@@ -75,6 +75,30 @@ def test_rows_go_in_and_come_out_and_a_second_run_has_nothing_to_do(tmp_path: Pa
     assert lake.read(INTERACTIONS, 0).num_rows == 80 and lake.read(INTERACTIONS).num_rows == 120
 
 
+def test_a_job_whose_stage_was_claimed_by_a_newer_run_commits_nothing(
+    tmp_path: Path,
+) -> None:
+    config = write_landing(tmp_path)
+    lake = Lake(config.lake)
+
+    class NewerRun(logging.Handler):
+        """Claims the stage while Spark is at work."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "valid" in record.getMessage():
+                lake.claim("sessionize", "newer-run", INTERACTIONS)
+
+    logger, newer = logging.getLogger("mealrec.sessionize"), NewerRun()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(newer)
+    try:
+        with pytest.raises(StageError, match="taken over by a newer run newer-run"):
+            sessionize(config, run_id="zombie")
+    finally:
+        logger.removeHandler(newer)
+    assert not lake.exists(INTERACTIONS) and not lake.exists(QUARANTINE)
+
+
 def test_too_many_bad_rows_stop_the_stage_before_it_commits(tmp_path: Path) -> None:
     config = write_landing(tmp_path, bad=30)
     with pytest.raises(StageError, match=r"60 of 140 rows rejected.*max_quarantine_share.*nothing was committed"):

@@ -1,0 +1,107 @@
+"""Fencing: a run of a stage that was overtaken by a newer run of it can't commit, however late it wakes up.
+
+A stage that has work to do first takes a claim: a number, counted up for this stage in the lake, kept as one of Delta's own
+application transactions in the table `_claims` (which has no rows). Every commit is bound to it in three ways: the claim must
+still be the stage's newest, the stage must not have committed to the table since the claim was taken, and the commit carries
+the number as an application transaction, so that Delta itself refuses a second one that was prepared on the same version.
+No clock, no lease, no heartbeat: a stopped process may sleep for a week. Cost: one small commit a stage that has work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import create_table_with_add_actions
+
+CLAIMS = "_claims"
+SCHEMA = pa.schema([("stage", pa.string())])
+TRIES = 20
+STAGE_KEY, NUMBER_KEY, RUN_KEY = "mealrec.claimed_stage", "mealrec.claim", "mealrec.run_id"
+
+
+class Overtaken(RuntimeError):
+    """A newer run of the stage has begun, or committed: what this one did must not become visible."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one run to commit a stage. `bases`: the stage's last claim that each of its tables held at the time."""
+
+    stage: str
+    number: int
+    bases: Mapping[str, int | None]
+
+    def to_json(self) -> str:
+        """For the argument of a process that commits on the stage's behalf."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Claim:
+        return cls(**json.loads(text))
+
+    def transaction(self) -> Transaction:
+        return Transaction(self.stage, self.number)
+
+
+def take(root: str, stage: str, run_id: str) -> int:
+    """Count the stage's claims up by one; two runs at the same moment get different numbers."""
+    uri = f"{root}/{CLAIMS}"
+    for _ in range(TRIES):
+        held = DeltaTable(uri) if DeltaTable.is_deltatable(uri) else None
+        number = ((held.transaction_version(stage) if held else None) or 0) + 1
+        properties = CommitProperties(
+            app_transactions=[Transaction(stage, number)],
+            custom_metadata={STAGE_KEY: stage, NUMBER_KEY: str(number), RUN_KEY: run_id},
+        )
+        try:
+            if held is None:
+                schema = DeltaSchema.from_arrow(SCHEMA)
+                create_table_with_add_actions(
+                    uri, schema, [], mode="error", partition_by=[], commit_properties=properties
+                )
+            else:
+                held.create_write_transaction(
+                    [], mode="append", schema=SCHEMA, partition_by=[], commit_properties=properties
+                )
+            return number
+        except CommitFailedError:
+            continue  # another run claimed the same number first
+        except DeltaError:
+            if held is not None or not DeltaTable.is_deltatable(uri):
+                raise
+            continue  # another run made the table first
+    raise RuntimeError(f"stage {stage!r} could not be claimed in {TRIES} tries: too many runs begin at once")
+
+
+def check(root: str, claim: Claim) -> None:
+    """Raises Overtaken, naming the run that took over, when the claim is no longer the stage's newest."""
+    claims = DeltaTable(f"{root}/{CLAIMS}")
+    newest = claims.transaction_version(claim.stage)
+    if newest != claim.number:
+        raise Overtaken(
+            f"stage {claim.stage!r} was taken over by a newer run{_who(claims, claim.stage, newest)} (claim {newest}, "
+            f"this one holds {claim.number}): nothing is committed. The newer run's result stands"
+        )
+
+
+def check_base(table: DeltaTable, name: str, claim: Claim) -> None:
+    """Raises Overtaken when the stage has committed to the table since the claim was taken."""
+    found = table.transaction_version(claim.stage)
+    if found != claim.bases[name]:
+        raise Overtaken(
+            f"table {name!r} was committed by another run of stage {claim.stage!r} (claim {found}) after this one "
+            f"(claim {claim.number}) had begun: nothing is committed. Run it again"
+        )
+
+
+def _who(claims: DeltaTable, stage: str, number: int | None) -> str:
+    for entry in claims.history():
+        if entry.get(STAGE_KEY) == stage and entry.get(NUMBER_KEY) == str(number):
+            return f" {entry[RUN_KEY]}" if entry.get(RUN_KEY) else ""
+    return ""

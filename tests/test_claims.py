@@ -1,0 +1,106 @@
+"""Fencing: whoever was overtaken commits nothing."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mealrec.claims import Claim, Overtaken, take
+from mealrec.features.extract import write_part
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def made(claim: Claim, run: str) -> Provenance:
+    return Provenance(claim.stage, "same digest", run, claim=claim)
+
+
+def commit(lake: Lake, claim: Claim, run: str) -> int:
+    """One row of quarantine, appended as extract appends its parts."""
+    part = f"stage={claim.stage}/ingest_date=2026-01-05/{run}.parquet"
+    write_part(lake, QUARANTINE, part, [{"reason": "missing_file", "key": run}])
+    return lake.commit_files(QUARANTINE, [part], made(claim, run), mode="append")
+
+
+def keys(lake: Lake) -> list[str]:
+    return sorted(lake.read(QUARANTINE)["key"].to_pylist())
+
+
+def test_a_run_that_was_overtaken_commits_nothing_and_says_by_whom(lake: Lake) -> None:
+    first = lake.claim("extract", "run-1", QUARANTINE)
+    second = lake.claim("extract", "run-2", QUARANTINE)
+    with pytest.raises(Overtaken, match=r"taken over by a newer run run-2 \(claim 2, this one holds 1\)"):
+        commit(lake, first, "run-1")
+    assert not lake.exists(QUARANTINE)
+    assert commit(lake, second, "run-2") == 0
+    with pytest.raises(Overtaken):
+        commit(lake, first, "run-1")
+    assert keys(lake) == ["run-2"]
+
+
+def test_small_tables_and_effects_outside_the_lake_are_fenced_too(lake: Lake) -> None:
+    first = lake.claim("sequences", "run-1", ITEMS)
+    lake.claim("sequences", "run-2", ITEMS)
+    rows = pa.Table.from_pylist([{"video_id": "a", "item_index": 1}], schema=SCHEMAS[ITEMS])
+    with pytest.raises(Overtaken):
+        lake.write(ITEMS, rows, made(first, "run-1"))
+    with pytest.raises(Overtaken):
+        lake.check(first)
+    assert not lake.exists(ITEMS)
+
+
+def test_what_an_older_run_slipped_in_after_the_claim_stops_the_newer_one(lake: Lake) -> None:
+    """An older run that had passed its check when it was stopped commits just after the newer one pinned its base."""
+    older = lake.claim("extract", "run-1", QUARANTINE)
+    newer = lake.claim("extract", "run-2", QUARANTINE)
+    part = "stage=extract/ingest_date=2026-01-05/run-1.parquet"
+    write_part(lake, QUARANTINE, part, [{"reason": "missing_file", "key": "run-1"}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mealrec.claims.check", lambda root, claim: None)
+        lake.commit_files(QUARANTINE, [part], made(older, "run-1"), mode="append")
+    with pytest.raises(Overtaken, match="was committed by another run"):
+        commit(lake, newer, "run-2")
+    assert keys(lake) == ["run-1"]
+
+
+def test_delta_itself_refuses_a_second_commit_prepared_on_the_same_version(lake: Lake) -> None:
+    commit(lake, lake.claim("extract", "run-1", QUARANTINE), "run-1")
+    claim = lake.claim("extract", "run-2", QUARANTINE)
+    stale = lake.at(QUARANTINE)
+    commit(lake, claim, "run-2")
+    with pytest.raises(Exception, match="Concurrent transaction"):
+        stale.create_write_transaction(
+            [],
+            mode="append",
+            schema=SCHEMAS[QUARANTINE],
+            partition_by=["stage", "ingest_date"],
+            commit_properties=made(claim, "run-2").properties(),
+        )
+    assert keys(lake) == ["run-1", "run-2"]
+
+
+def test_stages_that_share_a_table_do_not_overtake_each_other(lake: Lake) -> None:
+    mine = lake.claim("extract", "run-1", QUARANTINE)
+    other = lake.claim("sessionize", "run-2", QUARANTINE)
+    commit(lake, other, "run-2")
+    commit(lake, mine, "run-1")
+    assert keys(lake) == ["run-1", "run-2"]
+
+
+def test_a_claim_travels_to_the_process_that_commits(lake: Lake) -> None:
+    claim = lake.claim("extract", "run-1", QUARANTINE, FEATURES)
+    assert Claim.from_json(claim.to_json()) == claim
+
+
+def test_runs_that_begin_together_get_different_claims(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(lambda n: take(str(tmp_path), "train", f"run-{n}"), range(8)))
+    assert sorted(numbers) == list(range(1, 9))
