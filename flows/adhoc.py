@@ -9,7 +9,9 @@ from prefect import flow
 from flows.stages import TASKS
 from mealrec.config import RunConfig
 
-StageName = Literal["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend"]
+StageName = Literal[
+    "ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"
+]
 
 
 @flow(name="mealrec-adhoc", persist_result=False)

@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import summary
-from flows.stages import evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
+from flows.stages import drift, evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
 from mealrec.config import RunConfig
 
 # stages start engines of their own that use every core: one at a time
@@ -27,7 +27,8 @@ def pipeline(config: RunConfig) -> dict[str, Any]:
     videos = extract.submit(config, wait_for=[landing, viewers])
     model = train.submit(config, wait_for=[viewers, videos])
     report = evaluate.submit(config, wait_for=[model])
-    decision = promote.submit(config, wait_for=[report])
+    moved = drift.submit(config, wait_for=[report])
+    decision = promote.submit(config, wait_for=[moved])
     served = recommend.submit(config, wait_for=[decision])
 
     futures = {
@@ -37,6 +38,7 @@ def pipeline(config: RunConfig) -> dict[str, Any]:
         "extract": videos,
         "train": model,
         "evaluate": report,
+        "drift": moved,
         "promote": decision,
         "recommend": served,
     }

@@ -14,6 +14,7 @@ import typer
 
 from mealrec.bench.cli import bench
 from mealrec.config import RunConfig, SourceConfig
+from mealrec.drift_cli import drift
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
 from mealrec.stages import STAGES, stage_named
@@ -28,15 +29,14 @@ app = typer.Typer(
 sources = typer.Typer(help="Read a public data set into landing files and a catalogue.", no_args_is_help=True)
 app.add_typer(sources, name="ingest")
 app.add_typer(bench, name="bench")
+app.command()(drift)
 
 
 def main() -> None:
     """Entry point: exit status 0 done, 2 the user's input or configuration is wrong, 1 anything else, 130 interrupted."""
     verbose = "--verbose" in sys.argv or "-v" in sys.argv
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        sys.exit(app(standalone_mode=False))  # the status of a typer.Exit, None for a command that just ends
     except typer.TyperException as error:  # an unknown command or option
         error.show()  # type: ignore[attr-defined]
         sys.exit(2)

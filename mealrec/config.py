@@ -243,6 +243,32 @@ class ServeConfig(Settings):
     deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
 
 
+class Bounds(Settings):
+    """From where a quantity is worth a look (warn), and from where somebody has to look (alarm)."""
+
+    warn: float = Field(gt=0)
+    alarm: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _alarm_is_above_warn(self) -> Bounds:
+        if self.alarm <= self.warn:
+            raise ValueError(f"alarm={self.alarm:g} must be above warn={self.warn:g}")
+        return self
+
+
+class DriftConfig(Settings):
+    """What is compared with the champion's training data, on how many rows, and how much it may move."""
+
+    psi: Bounds = Field(Bounds(warn=0.1, alarm=0.25), description="shares of classes: population stability index")
+    ks: Bounds = Field(Bounds(warn=0.15, alarm=0.3), description="numbers: Kolmogorov-Smirnov statistic, 0 to 1")
+    share: Bounds = Field(Bounds(warn=0.05, alarm=0.15), description="difference of two shares")
+    duration: Bounds = Field(Bounds(warn=2.0, alarm=4.0), description="seconds over the median of earlier runs")
+    significance: float = Field(1e-3, gt=0, lt=0.5, description="a move that chance makes this often is none")
+    events: int = Field(50_000, ge=100, description="sampled events a side")
+    videos: int = Field(2_000, ge=10, description="sampled videos a side")
+    viewers: int = Field(400, ge=10, description="sampled viewers a side, scored by the champion")
+
+
 class RunConfig(Settings):
     """A whole run: the parameters of the flow."""
 
@@ -262,6 +288,7 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
     recommend: RecommendConfig = RecommendConfig()
     serve: ServeConfig = ServeConfig()
+    drift: DriftConfig = DriftConfig()
 
 
 class ConfigError(ValueError):

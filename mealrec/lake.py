@@ -131,12 +131,19 @@ class Lake:
 
     def last_commit(self, table: str, stage: str | None = None) -> Commit | None:
         """Newest commit (of `stage`, when given) with its metadata; None when there is none."""
+        return next(iter(self.history(table, stage)), None)
+
+    def history(self, table: str, stage: str | None = None, limit: int | None = None) -> list[Commit]:
+        """Commits (of `stage`, when given), newest first, among the table's newest `limit` (None: all); [] without a table.
+
+        Cost: grows with the commits read."""
         if not self.exists(table):
-            return None
-        for entry in DeltaTable(self.uri(table)).history():
-            if stage is None or entry.get(STAGE_KEY) == stage:
-                return Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
-        return None
+            return []
+        return [
+            Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
+            for entry in DeltaTable(self.uri(table)).history(limit)
+            if stage is None or entry.get(STAGE_KEY) == stage
+        ]
 
     def committed(self, table: str, stage: str, digest: str) -> Commit | None:
         """The stage's newest commit if it was made from the same inputs and settings (`digest`): nothing to do then."""

@@ -20,6 +20,7 @@ COMMANDS = (
     "extract",
     "train",
     "evaluate",
+    "drift",
     "promote",
     "stage",
     "rollback",

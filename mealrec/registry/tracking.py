@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -22,6 +23,7 @@ from mealrec.config import RegistryConfig
 
 STAGE_TAG, DIGEST_TAG, RUN_TAG = "mealrec.stage", "mealrec.digest", "mealrec.run_id"
 EVALUATED_TAG, SUMMARY_TAG = "mealrec.evaluation_digest", "mealrec.summary"
+VERSION_TAG = "mealrec.version."  # and a table's name: the version of it that a run read
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 LONGEST_VALUE = 500
 
@@ -106,7 +108,7 @@ class Tracker:
             dataset = MetaDataset(source, name=f"{table}@{version}", digest=f"v{version}")
             inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", "training")]))
         self.client.log_inputs(run_id, datasets=inputs)
-        self.set_tags(run_id, {f"mealrec.version.{table}": str(version) for table, version in versions.items()})
+        self.set_tags(run_id, {f"{VERSION_TAG}{table}": str(version) for table, version in versions.items()})
 
     def log_artifacts(self, run_id: str, folder: Path, path: str) -> None:
         self.client.log_artifacts(run_id, str(folder), path)

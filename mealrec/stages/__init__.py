@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mealrec.stages.summary import StageSummary
 
 # in the order in which data flows through them
-STAGES = ("ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend")
+STAGES = ("ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend")
 
 
 def stage_named(name: str) -> Callable[..., StageSummary]:

@@ -23,7 +23,7 @@ from mealrec.lake import Lake
 from mealrec.registry import flavour, promotion
 from mealrec.registry.gate import Evidence, GatePolicy, decide
 from mealrec.registry.promotion import Version
-from mealrec.registry.tracking import EVALUATED_TAG, RunRecord, Tracker
+from mealrec.registry.tracking import EVALUATED_TAG, VERSION_TAG, RunRecord, Tracker
 from mealrec.serving.recommender import BundleError
 from mealrec.stages.evaluate import PER_VIEWER, REPORT
 from mealrec.stages.summary import StageError, StageSummary
@@ -94,7 +94,7 @@ def _register(
     """check: raises when a newer run has taken over; asked after the slow part, just before the registry changes."""
     uri = flavour.log_model(tracker, run.run_id, bundle)
     tags = {EVALUATED_TAG: run.tags[EVALUATED_TAG], "mealrec.run_id": run_id, "mealrec.registered": _now()}
-    tags |= {k: v for k, v in run.tags.items() if k.startswith("mealrec.version.")}
+    tags |= {k: v for k, v in run.tags.items() if k.startswith(VERSION_TAG)}
     check()
     version = promotion.register(tracker, uri, run.run_id, tags)
     log.info("registered %s version %s", config.registry.model_name, version.version)

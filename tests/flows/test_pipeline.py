@@ -35,7 +35,7 @@ SMALL = (
     "model.width=32",
     "registry.baselines=[]",  # too small a world to beat baselines for sure: the gate has its own tests
 )
-STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "promote", "recommend"]
+STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"]
 
 
 def command(lake: Path, *more: str) -> list[str]:
