@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mealrec.config import Bounds, DriftConfig
+from mealrec.config_operations import Bounds, DriftConfig
 
 Measure = Literal["psi", "ks", "share", "ratio"]
 State = Literal["ok", "warn", "alarm"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mealrec.config import DriftConfig
+from mealrec.config_operations import DriftConfig
 from mealrec.data import sample
 from mealrec.evaluation.drift import Quantity, binned, classes, share, values
 from mealrec.lake import Lake

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mealrec.config import Bounds, DriftConfig
+from mealrec.config_operations import Bounds, DriftConfig
 from mealrec.evaluation.drift import binned, classes, duration, psi, share, values, worst
 
 CONFIG = DriftConfig()

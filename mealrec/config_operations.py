@@ -1,0 +1,53 @@
+"""Settings of a model at work: the endpoint that serves it and how its input is watched. And the base of all settings."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ServeConfig(Settings):
+    """The online endpoint: where it listens and what a request may ask."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to bind; off loopback a token is required")
+    port: int = Field(8080, ge=1, le=65535)
+    replicas: int = Field(1, ge=1, description="processes that hold the model")
+    token_file: str | None = Field(
+        None, description="file with the bearer token; None: environment variable MEALREC_SERVE_TOKEN"
+    )
+    journal: str | None = Field(None, description="folder of accepted events; None: events/ of the landing folder")
+    poll_s: float = Field(5.0, gt=0, description="seconds between looks at the registry's aliases and the lake")
+    max_body_bytes: int = Field(2**20, ge=1024)
+    max_in_flight: int = Field(32, ge=1, description="requests a replica holds; one more is answered with 503")
+    deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
+
+
+class Bounds(Settings):
+    """From where a quantity is worth a look (warn), and from where somebody has to look (alarm)."""
+
+    warn: float = Field(gt=0)
+    alarm: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _alarm_is_above_warn(self) -> Bounds:
+        if self.alarm <= self.warn:
+            raise ValueError(f"alarm={self.alarm:g} must be above warn={self.warn:g}")
+        return self
+
+
+class DriftConfig(Settings):
+    """What is compared with the champion's training data, on how many rows, and how much it may move."""
+
+    psi: Bounds = Field(Bounds(warn=0.1, alarm=0.25), description="shares of classes: population stability index")
+    ks: Bounds = Field(Bounds(warn=0.15, alarm=0.3), description="numbers: Kolmogorov-Smirnov statistic, 0 to 1")
+    share: Bounds = Field(Bounds(warn=0.05, alarm=0.15), description="difference of two shares")
+    duration: Bounds = Field(Bounds(warn=2.0, alarm=4.0), description="seconds over the median of earlier runs")
+    significance: float = Field(1e-3, gt=0, lt=0.5, description="a move that chance makes this often is none")
+    events: int = Field(50_000, ge=100, description="sampled events a side")
+    videos: int = Field(2_000, ge=10, description="sampled videos a side")
+    viewers: int = Field(400, ge=10, description="sampled viewers a side, scored by the champion")
