@@ -11,12 +11,14 @@ from mealrec.config import RunConfig
 
 
 @flow(name="mealrec-promote", persist_result=False)
-def promote(config: RunConfig, action: Literal["promote", "rollback"] = "promote") -> dict[str, Any]:
-    """`promote` asks the gate and moves the aliases; `rollback` exchanges champion and previous."""
+def promote(
+    config: RunConfig, action: Literal["promote", "rollback"] = "promote", to: str | None = None
+) -> dict[str, Any]:
+    """`promote` asks the gate and moves the aliases; `rollback` exchanges champion and previous, or makes `to` champion."""
     if action == "rollback":
         from mealrec.stages.promote import rollback
 
-        version = rollback(config)
+        version = rollback(config, to=to)
         return {"version": version.version, "aliases": list(version.aliases)}
     model: dict[str, Any] = promote_stage(config).details["model"]
     return model

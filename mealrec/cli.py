@@ -213,6 +213,9 @@ def rollback(
     lake: LakeDir = None,
     work: Work = None,
     settings: Settings = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="This version instead; the gate must have passed it once.")
+    ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -222,8 +225,33 @@ def rollback(
     """
     from mealrec.stages.promote import rollback as back
 
-    version = back(configuration(preset_name, config, lake, work, settings))
+    version = back(configuration(preset_name, config, lake, work, settings), to=to)
     _answer({"version": version.version, "aliases": list(version.aliases)}, as_json)
+
+
+@app.command()
+def promotions(
+    preset_name: Preset = "production",
+    config: Config = None,
+    lake: LakeDir = None,
+    work: Work = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who promoted, refused or rolled back which version, when and why: the audit trail, oldest first.
+
+    Example: mealrec promotions --preset demo
+    """
+    from dataclasses import asdict
+
+    from mealrec.console import print_trail
+    from mealrec.stages.promote import promotions as trail
+
+    entries = [asdict(entry) for entry in trail(configuration(preset_name, config, lake, work, settings))]
+    if as_json:
+        _answer({"promotions": entries}, as_json)
+    else:
+        print_trail(entries)
 
 
 @app.command()

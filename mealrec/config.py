@@ -214,6 +214,13 @@ class RegistryConfig(Settings):
     gate_metric: GateMetric = "ndcg@10"
     baselines: tuple[Literal["popularity", "markov"], ...] = ("popularity", "markov")
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    against_champion: Literal["not-worse", "better"] = Field(
+        "not-worse", description="beyond noise: not-worse lets fresher data in, better asks for a gain"
+    )
+    min_viewers: int = Field(30, ge=1, description="fewer test viewers decide nothing")
+    min_slice_viewers: int = Field(50, ge=1, description="a slice of the champion's report this large must be measured")
+    min_coverage: float = Field(0.5, ge=0, le=1, description="share of the champion's catalogue coverage to be kept")
+    max_latency_ms: float = Field(500.0, gt=0, description="95th percentile of one viewer's request, one thread")
 
 
 class RecommendConfig(Settings):

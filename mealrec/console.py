@@ -76,3 +76,16 @@ def _metrics(systems: dict[str, dict[str, float]]) -> Table:
     for system, values in systems.items():
         table.add_row(system, *[f"{values[name]:.4f}" for name in names])
     return table
+
+
+def print_trail(entries: list[dict[str, Any]]) -> None:
+    """Promotions, refusals and rollbacks, oldest first, on stdout."""
+    table = Table(title="promotions", title_justify="left")
+    for name in ("when", "who", "action", "version", "from", "why"):
+        table.add_column(name)
+    for entry in entries:
+        reasons = "\n".join(entry["reasons"])
+        table.add_row(
+            entry["when"], entry["who"], entry["action"], entry["version"], entry["from_version"] or "-", reasons
+        )
+    Console(file=sys.stdout).print(table, markup=False)

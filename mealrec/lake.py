@@ -20,6 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake import Schema as DeltaSchema
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from mealrec import __version__, claims
@@ -29,6 +30,10 @@ from mealrec.schema import PARTITIONS, SCHEMAS
 DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
+
+
+class LostRace(RuntimeError):
+    """Somebody else committed to the table after it was read: what was decided from it has to be decided again."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,10 @@ class Provenance:
     summary: Mapping[str, Any] = field(default_factory=dict)
     claim: Claim | None = None
 
-    def properties(self) -> CommitProperties:
+    def properties(self, retries: int | None = None) -> CommitProperties:
         return CommitProperties(
             app_transactions=[self.claim.transaction()] if self.claim else None,
+            max_commit_retries=retries,
             custom_metadata={
                 STAGE_KEY: self.stage,
                 DIGEST_KEY: self.digest,
@@ -237,6 +243,26 @@ class Lake:
             if there is not None:
                 claims.check_base(there, table, claim)
         return there
+
+    def append_at(self, table: str, base: int, rows: pa.Table, provenance: Provenance) -> int:
+        """Append rows as the very next version after `base` (-1: the table does not exist yet); returns the new version.
+
+        Raises LostRace, with nothing committed, when the table has moved on since: of writers that read the same version
+        exactly one gets through."""
+        rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
+        try:
+            if base < 0:
+                return self._create_with(table, rows, provenance)
+            known = DeltaTable(self.uri(table), version=base)
+            write_deltalake(known, rows, mode="append", commit_properties=provenance.properties(retries=0))
+        except CommitFailedError as error:
+            raise LostRace(f"{table}: somebody else has committed since version {base}") from error
+        return base + 1
+
+    def _create_with(self, table: str, rows: pa.Table, provenance: Provenance) -> int:
+        """The first version, empty, may be made by anybody; the rows come as the second."""
+        DeltaTable.create(self.uri(table), SCHEMAS[table], mode="ignore", partition_by=list(PARTITIONS[table]) or None)
+        return self.append_at(table, 0, rows, provenance)
 
     def vacuum(self, table: str, *, orphan_hours: float = 24.0) -> list[str]:
         """Delete files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`."""

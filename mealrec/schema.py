@@ -19,6 +19,7 @@ ITEMS = "items"
 SEQUENCES = "sequences"
 FEATURES = "features"
 RECOMMENDATIONS = "recommendations"
+PROMOTIONS = "promotions"
 
 SCHEMAS: dict[str, pa.Schema] = {
     INTERACTIONS: pa.schema(
@@ -108,6 +109,19 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("model_version", pa.string()),  # partition
         ]
     ),
+    PROMOTIONS: pa.schema(
+        [
+            ("sequence", pa.int64()),  # order of the decisions, over all models of the lake
+            ("model", pa.string()),  # registered model's name
+            ("action", pa.string()),  # promoted | rolled back | refused
+            ("version", pa.string()),  # the version it is about; champion afterwards unless it was refused
+            ("from_version", pa.string()),  # the champion before; null when there was none
+            ("who", pa.string()),
+            ("when", pa.string()),  # ISO 8601, UTC
+            ("reasons", pa.list_(pa.string())),  # the gate's words with their figures, or why somebody rolled back
+            ("run_id", pa.string()),  # the flow run, empty for a command
+        ]
+    ),
 }
 
 PARTITIONS: dict[str, tuple[str, ...]] = {
@@ -117,6 +131,7 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     SEQUENCES: ("bucket",),
     FEATURES: ("bucket",),
     RECOMMENDATIONS: ("model_version",),
+    PROMOTIONS: (),
 }
 
 # reason codes of the quarantine table; the simulator's truth uses the same words

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,23 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GatePolicy:
-    """metric: per-viewer values of it are compared; baselines must be beaten with `confidence`, the champion not lost to."""
+    """metric: per-viewer values of it are compared; baselines must be beaten with `confidence`, the champion not lost to
+    ("not-worse") or beaten as well ("better").
+
+    min_viewers: fewer test viewers decide nothing; min_slice_viewers: a slice of the champion's report with as many must be in
+    the challenger's; min_coverage: share of the champion's catalogue coverage to be kept; max_latency_ms: 95th percentile of
+    one viewer's request."""
 
     metric: str
     baselines: tuple[str, ...]
     confidence: float
     samples: int
     seed: int
+    against_champion: Literal["not-worse", "better"] = "not-worse"
+    min_viewers: int = 1
+    min_slice_viewers: int = 50
+    min_coverage: float = 0.5
+    max_latency_ms: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,9 @@ class Evidence:
     """What is known of a model version.
 
     values: per-viewer values of the gate metric by system ("mealrec" and each baseline); viewers: the user ids they belong
-    to, in order; loads: None when the model loaded from the registry and predicted, else what went wrong.
+    to, in order; loads: None when the model loaded from the registry and predicted, else what went wrong; slices: viewers in
+    each slice of its report; coverage: share of the catalogue it shows anybody; latency_ms: 95th percentile of one viewer's
+    request, None where it was not measured.
     """
 
     version: str
@@ -39,6 +52,9 @@ class Evidence:
     viewers: tuple[str, ...]
     data_digest: str
     loads: str | None
+    slices: Mapping[str, int] = field(default_factory=dict)
+    coverage: float | None = None
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,8 +81,12 @@ def decide(challenger: Evidence, champion: Evidence | None, policy: GatePolicy) 
     """Every check is made and reported, also after one failed."""
     checks = [_loads(challenger), _numbers(challenger, policy)]
     if all(c.passed for c in checks):
+        checks.append(_viewers(challenger, policy))
         checks += [_beats(challenger, name, policy) for name in policy.baselines]
         checks.append(_holds_against(challenger, champion, policy))
+        checks.append(_slices(challenger, champion, policy))
+        checks.append(_coverage(challenger, champion, policy))
+        checks.append(_latency(challenger, policy))
     return Decision(all(c.passed for c in checks), tuple(checks))
 
 
@@ -86,6 +106,44 @@ def _numbers(challenger: Evidence, policy: GatePolicy) -> Check:
         if not math.isfinite(value)
     ]
     return Check("numbers", not bad, f"not finite: {', '.join(bad)}" if bad else "every metric is finite")
+
+
+def _viewers(challenger: Evidence, policy: GatePolicy) -> Check:
+    count = len(challenger.viewers)
+    words = f"{count} test viewers, at least {policy.min_viewers} are asked for"
+    return Check("viewers", count >= policy.min_viewers, words)
+
+
+def _slices(challenger: Evidence, champion: Evidence | None, policy: GatePolicy) -> Check:
+    """What the champion was measured on must have been measured again: a slice that vanished hides what happened to it."""
+    known = champion.slices if champion else {}
+    missing = [n for n, v in known.items() if v >= policy.min_slice_viewers and n not in challenger.slices]
+    if missing:
+        return Check("slices", False, f"not measured on: {', '.join(missing)}, which the champion's report has")
+    return Check(
+        "slices", True, f"measured on {len(challenger.slices)} slices of the viewers, none of the champion's missing"
+    )
+
+
+def _coverage(challenger: Evidence, champion: Evidence | None, policy: GatePolicy) -> Check:
+    """A model that shows everybody the same few videos is refused, however good its mean."""
+    if challenger.coverage is None or champion is None or champion.coverage is None:
+        return Check("coverage", True, "catalogue coverage has no champion's to be compared with")
+    least = policy.min_coverage * champion.coverage
+    passed = challenger.coverage >= least
+    words = (
+        f"catalogue coverage {challenger.coverage:.3f}, the champion's {champion.coverage:.3f}, at least {least:.3f}"
+    )
+    return Check("coverage", passed, words if passed else f"collapsed: {words}")
+
+
+def _latency(challenger: Evidence, policy: GatePolicy) -> Check:
+    if challenger.latency_ms is None:
+        passed = math.isinf(policy.max_latency_ms)
+        return Check("latency", passed, "latency was not measured")
+    passed = challenger.latency_ms <= policy.max_latency_ms
+    words = f"95 % of single requests within {challenger.latency_ms:.1f} ms, allowed {policy.max_latency_ms:g} ms"
+    return Check("latency", passed, words if passed else f"too slow: {words}")
 
 
 def _beats(challenger: Evidence, baseline: str, policy: GatePolicy) -> Check:
@@ -115,13 +173,19 @@ def _holds_against(challenger: Evidence, champion: Evidence | None, policy: Gate
         return Check("champion", False, f"{name} has no per-viewer {policy.metric} to compare with")
     if challenger.viewers == champion.viewers and challenger.data_digest == champion.data_digest:
         interval = paired_bootstrap(own, other, samples=policy.samples, confidence=policy.confidence, seed=policy.seed)
-        passed = interval.high >= 0
+        passed = interval.low > 0 if policy.against_champion == "better" else interval.high >= 0
         span = f"paired difference in [{interval.low:+.4f}, {interval.high:+.4f}]"
     else:
         error = 2 * math.sqrt(own.var() / len(own) + other.var() / len(other))
-        passed = own.mean() - other.mean() >= -error
+        least = error if policy.against_champion == "better" else -error
+        passed = own.mean() - other.mean() >= least
         span = f"measured on other data, allowed to differ by {error:.4f}"
-    verb = "is not worse than" if passed else "is worse than"
+    verb = {
+        ("not-worse", True): "is not worse than",
+        ("not-worse", False): "is worse than",
+        ("better", True): "is better than",
+        ("better", False): "is not clearly better than",
+    }[policy.against_champion, passed]
     return Check(
         "champion", passed, f"{verb} {name} on {policy.metric}: {own.mean():.4f} against {other.mean():.4f}, {span}"
     )

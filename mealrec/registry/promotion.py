@@ -1,7 +1,7 @@
-"""Versions, aliases and their audit trail in MLflow's registry.
+"""Versions and aliases in MLflow's registry, moved by the audit trail.
 
-champion is what serves, previous what served before it, challenger the newest candidate. MLflow keeps no history of aliases,
-so every move is written into tags of the version it concerns.
+champion is what serves, previous what served before it, challenger the newest candidate. Who may move them is decided by the
+trail (mealrec.registry.trail); `follow` then sets the aliases to what the trail says, and may be repeated by anybody.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from mealrec.lake import Lake
+from mealrec.registry import trail as audit
 from mealrec.registry.gate import Decision
 from mealrec.registry.tracking import EVALUATED_TAG, Tracker
+from mealrec.registry.trail import Entry, Trail
+from mealrec.schema import PROMOTIONS
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 GATE_TAG, REASONS_TAG, MOVES_TAG = "mealrec.gate", "mealrec.gate_reasons", "mealrec.moves"
@@ -23,6 +27,15 @@ LONGEST_TAG = 4000
 
 class PromotionError(ValueError):
     """The registry is not in a state that allows what was asked; the message says what is there."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """Who decides, when (ISO 8601, UTC) and in which flow run (empty: a command)."""
+
+    who: str
+    when: str
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,13 @@ def by_alias(tracker: Tracker, alias: str) -> Version | None:
 
 
 def get(tracker: Tracker, version: str) -> Version:
-    """Aliases are read with the version: MLflow's search does not fill them."""
-    found = tracker.client.get_model_version(tracker.config.model_name, version)
+    """Aliases are read with the version: MLflow's search does not fill them. Raises PromotionError for an unknown one."""
+    try:
+        found = tracker.client.get_model_version(tracker.config.model_name, version)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        raise PromotionError(f"there is no version {version} of {tracker.config.model_name}") from None
     return Version(str(found.version), found.run_id, tuple(sorted(found.aliases)), dict(found.tags))
 
 
@@ -66,8 +84,9 @@ def by_evaluation(tracker: Tracker, evaluation_digest: str) -> Version | None:
     return get(tracker, found[0].version) if found else None
 
 
-def register(tracker: Tracker, uri: str, run_id: str, tags: dict[str, str]) -> Version:
-    """A new version of the model with alias challenger."""
+def register(tracker: Tracker, uri: str, run_id: str, tags: dict[str, str], description: str = "") -> Version:
+    """A new version of the model with alias challenger. Its tags come with it in one step, so that a process killed right
+    after leaves a version that is found again and not a second one."""
     name = tracker.config.model_name
     try:
         tracker.client.get_registered_model(name)
@@ -75,50 +94,104 @@ def register(tracker: Tracker, uri: str, run_id: str, tags: dict[str, str]) -> V
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
         tracker.client.create_registered_model(name, description="Micro-video recommendation (TCD + NPD)")
-    made = tracker.client.create_model_version(name, source=uri, run_id=run_id, tags=tags)
+    made = tracker.client.create_model_version(name, source=uri, run_id=run_id, tags=tags, description=description)
     tracker.client.set_registered_model_alias(name, CHALLENGER, made.version)
     return get(tracker, made.version)
 
 
-def record(tracker: Tracker, version: Version, decision: Decision) -> Version:
-    """Write the gate's decision into the version's tags."""
+def settle(tracker: Tracker, lake: Lake, trail: Trail, version: Version, decision: Decision, author: Author) -> Trail:
+    """Write the gate's decision about a version, made from `trail`; a version that passed is champion from then on.
+
+    Raises mealrec.lake.LostRace when somebody else decided in between: the decision has to be made again, against whoever
+    is champion now."""
+    action: audit.Action = "promoted" if decision.passed else "refused"
+    entry = Entry(
+        model=tracker.config.model_name,
+        action=action,
+        version=version.version,
+        from_version=trail.champion,
+        who=author.who,
+        when=author.when,
+        reasons=tuple(decision.reasons),
+        run_id=author.run_id,
+    )
+    return audit.append(lake, trail, entry)
+
+
+def rollback(tracker: Tracker, lake: Lake, author: Author, *, to: str | None = None) -> Version:
+    """champion and previous change places; with `to`, that version becomes champion. Raises PromotionError when there is
+    nothing to go back to or the gate never passed `to`, LostRace when somebody else moved the champion meanwhile."""
     name = tracker.config.model_name
-    reasons = json.dumps(decision.reasons)[:LONGEST_TAG]
-    tracker.client.set_model_version_tag(name, version.version, REASONS_TAG, reasons)
-    tracker.client.set_model_version_tag(name, version.version, GATE_TAG, "passed" if decision.passed else "refused")
-    return get(tracker, version.version)
-
-
-def promote(tracker: Tracker, version: Version, *, who: str, when: str) -> Version:
-    """Make a version whose gate passed the champion; the old one becomes previous. Raises PromotionError otherwise."""
-    if not version.gate["passed"]:
-        raise PromotionError(f"version {version.version} did not pass the gate: {version.gate['reasons']}")
-    old = by_alias(tracker, CHAMPION)
-    if old is not None and old.version == version.version:
-        return old
-    name = tracker.config.model_name
-    if old is not None:
-        tracker.client.set_registered_model_alias(name, PREVIOUS, old.version)
-    tracker.client.set_registered_model_alias(name, CHAMPION, version.version)
-    _note(tracker, version, {"move": "promoted", "from": old.version if old else None, "who": who, "when": when})
-    return get(tracker, version.version)
-
-
-def rollback(tracker: Tracker, *, who: str, when: str) -> Version:
-    """champion and previous change places. Raises PromotionError when there is nothing to go back to."""
-    current, before = by_alias(tracker, CHAMPION), by_alias(tracker, PREVIOUS)
-    if current is None or before is None:
-        there = (
-            "no champion" if current is None else f"champion is version {current.version}, but there is no previous one"
+    trail = audit.read(lake, name)
+    if trail.champion is None:
+        raise PromotionError("nothing to roll back: no champion")
+    target = to or trail.previous
+    if target is None:
+        raise PromotionError(
+            f"nothing to roll back: champion is version {trail.champion}, but there is no previous one"
         )
-        raise PromotionError(f"nothing to roll back: {there}")
-    name = tracker.config.model_name
-    tracker.client.set_registered_model_alias(name, CHAMPION, before.version)
-    tracker.client.set_registered_model_alias(name, PREVIOUS, current.version)
-    _note(tracker, before, {"move": "rolled back to", "from": current.version, "who": who, "when": when})
-    return get(tracker, before.version)
+    if target == trail.champion:
+        raise PromotionError(f"nothing to roll back: version {target} is champion already")
+    get(tracker, target)
+    passed = trail.decision(target)
+    if passed is None or passed.action != "promoted":
+        why = "the gate was never asked" if passed is None else f"the gate refused it: {'; '.join(passed.reasons)}"
+        raise PromotionError(f"version {target} of {name} can't be champion: {why}")
+    why = "asked for by name" if to else "back to the version before"
+    entry = Entry(name, "rolled back", target, trail.champion, author.who, author.when, (why,), author.run_id)
+    follow(tracker, lake, audit.append(lake, trail, entry))
+    return get(tracker, target)
 
 
-def _note(tracker: Tracker, version: Version, move: dict[str, Any]) -> None:
-    moves = [*json.loads(version.tags.get(MOVES_TAG, "[]")), move]
-    tracker.client.set_model_version_tag(tracker.config.model_name, version.version, MOVES_TAG, json.dumps(moves))
+def follow(tracker: Tracker, lake: Lake, trail: Trail) -> Trail:
+    """Set the aliases and tags to what the trail says, until it has not moved meanwhile; returns the trail followed.
+
+    Repeating it changes nothing. A slower process that followed an older trail finds the newer one and follows that."""
+    while True:
+        _tag(tracker, trail)
+        moved = trail.moved
+        if moved is not None:
+            _point(tracker, PREVIOUS, moved.from_version)
+            _point(tracker, CHAMPION, moved.version)
+        if (lake.version(PROMOTIONS) or 0) <= trail.base:
+            return trail
+        trail = audit.read(lake, trail.model)
+
+
+def _point(tracker: Tracker, alias: str, version: str | None) -> None:
+    name, there = tracker.config.model_name, by_alias(tracker, alias)
+    if version is not None and (there is None or there.version != version):
+        tracker.client.set_registered_model_alias(name, alias, version)
+    if version is None and there is not None:
+        tracker.client.delete_registered_model_alias(name, alias)
+
+
+def _tag(tracker: Tracker, trail: Trail) -> None:
+    """The newest entry's version shows the gate's decision and its moves in the registry's own pages."""
+    if not trail.entries:
+        return
+    name, version = trail.model, trail.entries[-1].version
+    decision = trail.decision(version)
+    tags = {}
+    if decision is not None:
+        tags[GATE_TAG] = "passed" if decision.action == "promoted" else "refused"
+        tags[REASONS_TAG] = json.dumps(_within(decision.reasons))
+    moves = [
+        {"move": e.action, "from": e.from_version, "who": e.who, "when": e.when}
+        for e in trail.entries
+        if e.version == version and e.action in audit.MOVES
+    ]
+    if moves:
+        tags[MOVES_TAG] = json.dumps(moves[-10:])
+    known = get(tracker, version).tags
+    for key, value in tags.items():
+        if known.get(key) != value:
+            tracker.client.set_model_version_tag(name, version, key, value)
+
+
+def _within(reasons: tuple[str, ...]) -> list[str]:
+    """As many reasons as a tag can hold."""
+    kept = list(reasons)
+    while len(json.dumps(kept)) > LONGEST_TAG:
+        kept.pop()
+    return kept

@@ -113,6 +113,9 @@ class Tracker:
     def log_artifacts(self, run_id: str, folder: Path, path: str) -> None:
         self.client.log_artifacts(run_id, str(folder), path)
 
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        self.client.log_text(run_id, text, path)
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 

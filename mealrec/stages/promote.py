@@ -3,39 +3,35 @@
 from __future__ import annotations
 
 import getpass
-import json
 import logging
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow.parquet as pq
-import torch
 
 from mealrec.config import RunConfig
-from mealrec.data.packed import Packed
-from mealrec.evaluation.metrics import gains, hits
-from mealrec.lake import Lake
-from mealrec.registry import flavour, promotion
-from mealrec.registry.gate import Evidence, GatePolicy, decide
-from mealrec.registry.promotion import Version
+from mealrec.lake import Lake, LostRace
+from mealrec.registry import flavour, promotion, trail
+from mealrec.registry.card import card, description
+from mealrec.registry.gate import Decision, GatePolicy, decide
+from mealrec.registry.promotion import Author, Version
 from mealrec.registry.tracking import EVALUATED_TAG, VERSION_TAG, RunRecord, Tracker
-from mealrec.serving.recommender import BundleError
-from mealrec.stages.evaluate import PER_VIEWER, REPORT
+from mealrec.registry.trail import Entry, Trail
+from mealrec.stages import evidence
 from mealrec.stages.summary import StageError, StageSummary
 from mealrec.stages.train import bundle_folder, packed_dataset, pinned_versions, train_digest
 
 log = logging.getLogger("mealrec.promote")
 
-PREDICT_VIEWERS = 4
+ATTEMPTS = 5
+CARD = "card.md"
 
 
 def promote(config: RunConfig, *, run_id: str = "") -> StageSummary:
-    """Up to date when this evaluation's version was decided before. A refused challenger is a result, not an error."""
+    """Up to date when this evaluation's version was decided before. A refused challenger is a result, not an error.
+
+    Killed anywhere and run again it ends the same: the version is found by its evaluation, the decision by the trail, and the
+    aliases follow the trail."""
     began = time.monotonic()
     lake = Lake(config.lake, config.work)
     tracker = Tracker(config.registry, lake.work)
@@ -44,25 +40,24 @@ def promote(config: RunConfig, *, run_id: str = "") -> StageSummary:
     if run is None or EVALUATED_TAG not in run.tags:
         raise StageError("there is no evaluated model of these tables and settings: run `mealrec evaluate` first")
     version = promotion.by_evaluation(tracker, run.tags[EVALUATED_TAG])
-    if version is not None and promotion.GATE_TAG in version.tags and _settled(tracker, version):
-        log.info("up to date: version %s, gate %s", version.version, version.tags[promotion.GATE_TAG])
-        return _summary(config, tracker, version, began, skipped=True)
-    claim = lake.claim("promote", run_id)
-    if version is None:
-        version = _register(config, tracker, run, bundle_folder(lake, trained), run_id, lambda: lake.check(claim))
-    if promotion.GATE_TAG not in version.tags:
-        packed = packed_dataset(config, lake, pinned_versions(lake))
-        version = _decide(config, tracker, version, packed)
-    lake.check(claim)
-    if version.gate["passed"]:
-        version = promotion.promote(tracker, version, who=getpass.getuser(), when=_now())
-    return _summary(config, tracker, version, began, skipped=False)
+    state = trail.read(lake, config.registry.model_name)
+    skipped = version is not None and state.decision(version.version) is not None
+    if skipped:
+        assert version is not None
+        log.info("up to date: version %s was decided before", version.version)
+    else:
+        claim = lake.claim("promote", run_id)
+        if version is None:
+            version = _register(config, tracker, run, bundle_folder(lake, trained), run_id, lambda: lake.check(claim))
+        state = _settle(config, tracker, lake, version, run_id, lambda: lake.check(claim))
+    promotion.follow(tracker, lake, state)
+    return _summary(config, tracker, state, version, began, skipped=skipped)
 
 
-def rollback(config: RunConfig) -> Version:
-    """champion and previous change places. Raises PromotionError when there is nothing to go back to."""
-    tracker = Tracker(config.registry, Lake(config.lake, config.work).work)
-    return promotion.rollback(tracker, who=getpass.getuser(), when=_now())
+def rollback(config: RunConfig, *, to: str | None = None, run_id: str = "") -> Version:
+    """champion and previous change places, or `to` becomes champion. Raises PromotionError when that is not possible."""
+    lake = Lake(config.lake, config.work)
+    return promotion.rollback(Tracker(config.registry, lake.work), lake, _author(run_id), to=to)
 
 
 def rival_metrics(config: RunConfig, version: str) -> tuple[str, dict[str, float]] | None:
@@ -76,16 +71,36 @@ def rival_metrics(config: RunConfig, version: str) -> tuple[str, dict[str, float
         rival = promotion.by_alias(tracker, promotion.PREVIOUS)
     if rival is None:
         return None
-    tracker.activate()
-    with tempfile.TemporaryDirectory() as scratch:
-        path = tracker.client.download_artifacts(rival.run_id, f"evaluation/{REPORT}", scratch)
-        metrics: dict[str, float] = json.loads(Path(path).read_text())["metrics"]["test"]["mealrec"]
+    metrics: dict[str, float] = evidence.report_of(tracker, rival.run_id)[0]["metrics"]["test"]["mealrec"]
     return rival.version, metrics
 
 
-def _settled(tracker: Tracker, version: Version) -> bool:
-    """A version that passed was made champion (it may have been replaced since); one that was refused needs nothing."""
-    return not version.gate["passed"] or promotion.MOVES_TAG in version.tags
+def promotions(config: RunConfig) -> Sequence[Entry]:
+    """The audit trail, oldest first."""
+    return trail.read(Lake(config.lake, config.work), config.registry.model_name).entries
+
+
+def _settle(
+    config: RunConfig, tracker: Tracker, lake: Lake, version: Version, run_id: str, check: Callable[[], None]
+) -> Trail:
+    """Decide against whoever is champion, and again when that changed meanwhile. check: raises when a newer run has taken
+    over."""
+    packed = packed_dataset(config, lake, pinned_versions(lake))
+    challenger = evidence.of_challenger(config, tracker, version, packed)
+    for _ in range(ATTEMPTS):
+        state = trail.read(lake, config.registry.model_name)
+        standing = None
+        if state.champion is not None:
+            champion = promotion.get(tracker, state.champion)
+            standing = evidence.of_champion(config, tracker, champion, packed, challenger.data_digest)
+        decision = decide(challenger, standing, _policy(config))
+        _say(decision)
+        check()
+        try:
+            return promotion.settle(tracker, lake, state, version, decision, _author(run_id))
+        except LostRace:
+            log.warning("the champion moved while version %s was judged: it is judged again", version.version)
+    raise StageError(f"version {version.version} was overtaken {ATTEMPTS} times: run promote again")
 
 
 def _register(
@@ -93,88 +108,63 @@ def _register(
 ) -> Version:
     """check: raises when a newer run has taken over; asked after the slow part, just before the registry changes."""
     uri = flavour.log_model(tracker, run.run_id, bundle)
-    tags = {EVALUATED_TAG: run.tags[EVALUATED_TAG], "mealrec.run_id": run_id, "mealrec.registered": _now()}
+    now = _now()
+    report, _ = evidence.report_of(tracker, run.run_id)
+    text = card(report, name=config.registry.model_name, trained=now, baselines=config.registry.baselines)
+    tracker.log_text(run.run_id, text, CARD)
+    tags = {EVALUATED_TAG: run.tags[EVALUATED_TAG], "mealrec.run_id": run_id, "mealrec.registered": now}
     tags |= {k: v for k, v in run.tags.items() if k.startswith(VERSION_TAG)}
     check()
-    version = promotion.register(tracker, uri, run.run_id, tags)
+    version = promotion.register(tracker, uri, run.run_id, tags, description(text))
     log.info("registered %s version %s", config.registry.model_name, version.version)
     return version
 
 
-def _decide(config: RunConfig, tracker: Tracker, version: Version, packed: Packed) -> Version:
-    policy = GatePolicy(
-        metric=config.registry.gate_metric,
-        baselines=config.registry.baselines,
-        confidence=config.registry.confidence,
+def _policy(config: RunConfig) -> GatePolicy:
+    asked = config.registry
+    return GatePolicy(
+        metric=asked.gate_metric,
+        baselines=asked.baselines,
+        confidence=asked.confidence,
         samples=config.evaluate.bootstrap,
         seed=config.seed,
+        against_champion=asked.against_champion,
+        min_viewers=asked.min_viewers,
+        min_slice_viewers=asked.min_slice_viewers,
+        min_coverage=asked.min_coverage,
+        max_latency_ms=asked.max_latency_ms,
     )
-    champion = promotion.by_alias(tracker, promotion.CHAMPION)
-    loads = _loads(tracker, config.registry.model_name, version, packed)
-    challenger = _evidence(config, tracker, version, loads)
-    standing = _evidence(config, tracker, champion, None) if champion is not None else None
-    decision = decide(challenger, standing, policy)
+
+
+def _say(decision: Decision) -> None:
     for check in decision.checks:
         log.info("gate: %s %s", "ok  " if check.passed else "FAIL", check.words)
-    return promotion.record(tracker, version, decision)
 
 
-def _loads(tracker: Tracker, name: str, version: Version, packed: Packed) -> str | None:
-    """Load from the registry and predict for real viewers, as a client would; None when all is well."""
-    ids = packed.item_ids()
-    viewers = range(min(PREDICT_VIEWERS, packed.viewers))
-    histories = [[ids[i - 1] for i in packed.history(v, "test")] for v in viewers]
-    try:
-        model = flavour.load(tracker, f"models:/{name}/{version.version}")
-        answer = flavour.predict(model, histories, 5)
-    except (BundleError, ValueError, OSError, RuntimeError) as error:
-        return f"{type(error).__name__}: {error}"
-    for history, recommended, scores in zip(histories, answer["video_ids"], answer["scores"], strict=True):
-        if not recommended or set(recommended) & set(history):
-            return "recommends nothing, or what was watched before"
-        if not np.isfinite(scores).all():
-            return "gives scores that are not finite"
-    return None
-
-
-def _evidence(config: RunConfig, tracker: Tracker, version: Version, loads: str | None) -> Evidence:
-    tracker.activate()
-    folder = Path(tracker.client.download_artifacts(version.run_id, "evaluation"))
-    report = json.loads((folder / REPORT).read_text())
-    table = pq.read_table(folder / PER_VIEWER)
-    ranks = {n.removeprefix("rank_"): table[n].to_numpy() for n in table.column_names if n.startswith("rank_")}
-    return Evidence(
-        version=version.version,
-        metrics=report["metrics"]["test"],
-        values={name: _values(config.registry.gate_metric, rank) for name, rank in ranks.items()},
-        viewers=tuple(table["user_id"].to_pylist()),
-        data_digest=report["data_digest"],
-        loads=loads,
-    )
-
-
-def _values(metric: str, rank: Any) -> Any:
-    name, _, k = metric.partition("@")
-    per_viewer = {"hr": hits, "ndcg": gains}[name]
-    return per_viewer(torch.from_numpy(np.array(rank)), int(k)).numpy()
-
-
-def _summary(config: RunConfig, tracker: Tracker, version: Version, began: float, *, skipped: bool) -> StageSummary:
-    version = promotion.get(tracker, version.version)
+def _summary(
+    config: RunConfig, tracker: Tracker, state: Trail, version: Version, began: float, *, skipped: bool
+) -> StageSummary:
+    decided = state.decision(version.version)
+    assert decided is not None
+    passed = decided.action == "promoted"
     model = {
         "name": config.registry.model_name,
         "version": version.version,
-        "aliases": list(version.aliases),
-        "gate": version.gate,
+        "aliases": list(promotion.get(tracker, version.version).aliases),
+        "gate": {"passed": passed, "reasons": list(decided.reasons)},
     }
     return StageSummary(
         stage="promote",
         seconds=round(time.monotonic() - began, 3),
         rows_in=1,
-        rows_out=int(version.gate["passed"]),
+        rows_out=int(passed),
         skipped=skipped,
         details={"model": model},
     )
+
+
+def _author(run_id: str) -> Author:
+    return Author(getpass.getuser(), _now(), run_id)
 
 
 def _now() -> str:

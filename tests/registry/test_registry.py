@@ -16,15 +16,10 @@ from mealrec.data.packed import Packed
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.registry import flavour, promotion
-from mealrec.registry.gate import Check, Decision
-from mealrec.registry.promotion import PromotionError
 from mealrec.registry.tracking import EVALUATED_TAG, Tracker, redact
 from mealrec.serving.recommender import BundleError, Recommender
 from mealrec.training import bundle
 from tests.conftest import write_packed
-
-PASSED = Decision(True, (Check("all", True, "fine"),))
-REFUSED = Decision(False, (Check("beats_markov", False, "does not beat markov"),))
 
 
 @pytest.fixture(scope="module")
@@ -118,33 +113,6 @@ def test_a_wrong_request_is_refused_with_what_is_wrong(tracker: Tracker, uri_and
         model.predict(None, pd.DataFrame({"history": ["not json"]}))
     with pytest.raises(ValueError, match=r"k must be in 1\.\.1000, got 0"):
         model.predict(None, pd.DataFrame({"history": ["[]"], "k": [0]}))
-
-
-def test_promotion_moves_aliases_and_rollback_moves_them_back(tmp_path: Path, model_folder: Path) -> None:
-    tracker = Tracker(RegistryConfig(), tmp_path)
-    run = tracker.start("train", "digest", "a run")
-    uri = flavour.log_model(tracker, run, model_folder)
-    assert promotion.by_alias(tracker, "champion") is None
-    with pytest.raises(PromotionError, match="no champion"):
-        promotion.rollback(tracker, who="me", when="now")
-    versions = []
-    for n in range(3):
-        version = promotion.register(tracker, uri, run, {EVALUATED_TAG: f"e{n}"})
-        assert "challenger" in version.aliases
-        versions.append(promotion.record(tracker, version, REFUSED if n == 1 else PASSED))
-    one = promotion.promote(tracker, versions[0], who="me", when="now")
-    assert "champion" in one.aliases
-    with pytest.raises(PromotionError, match=r"did not pass the gate.*does not beat markov"):
-        promotion.promote(tracker, versions[1], who="me", when="now")
-    three = promotion.promote(tracker, versions[2], who="me", when="later")
-    assert set(three.aliases) == {"champion", "challenger"}
-    assert promotion.get(tracker, "1").aliases == ("previous",)
-    moves = json.loads(three.tags[promotion.MOVES_TAG])
-    assert moves == [{"move": "promoted", "from": "1", "who": "me", "when": "later"}]
-    back = promotion.rollback(tracker, who="me", when="at night")
-    assert back.version == "1" and promotion.get(tracker, "3").aliases == ("challenger", "previous")
-    assert promotion.by_evaluation(tracker, "e2").version == "3"  # type: ignore[union-attr]
-    assert promotion.by_evaluation(tracker, "e9") is None
 
 
 def test_recommendations_leave_out_what_was_seen_and_break_ties_by_index(model_folder: Path, data: Packed) -> None:
