@@ -17,6 +17,7 @@ from mealrec.config import RunConfig, SourceConfig
 from mealrec.drift_cli import drift
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
+from mealrec.registry_cli import promotions, rollback
 from mealrec.stages import STAGES, stage_named
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ sources = typer.Typer(help="Read a public data set into landing files and a cata
 app.add_typer(sources, name="ingest")
 app.add_typer(bench, name="bench")
 app.command()(drift)
+app.command()(rollback)
+app.command()(promotions)
 
 
 def main() -> None:
@@ -204,54 +207,6 @@ def stage(
     """
     stage_named(name)
     _stages([name], configuration(preset_name, config, lake, work, settings), as_json)
-
-
-@app.command()
-def rollback(
-    preset_name: Preset = "production",
-    config: Config = None,
-    lake: LakeDir = None,
-    work: Work = None,
-    settings: Settings = None,
-    to: Annotated[
-        str | None, typer.Option("--to", help="This version instead; the gate must have passed it once.")
-    ] = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
-    """Back to the version that was champion before.
-
-    Example: mealrec rollback --preset demo
-    """
-    from mealrec.stages.promote import rollback as back
-
-    version = back(configuration(preset_name, config, lake, work, settings), to=to)
-    _answer({"version": version.version, "aliases": list(version.aliases)}, as_json)
-
-
-@app.command()
-def promotions(
-    preset_name: Preset = "production",
-    config: Config = None,
-    lake: LakeDir = None,
-    work: Work = None,
-    settings: Settings = None,
-    as_json: AsJson = False,
-) -> None:
-    """Who promoted, refused or rolled back which version, when and why: the audit trail, oldest first.
-
-    Example: mealrec promotions --preset demo
-    """
-    from dataclasses import asdict
-
-    from mealrec.console import print_trail
-    from mealrec.stages.promote import promotions as trail
-
-    entries = [asdict(entry) for entry in trail(configuration(preset_name, config, lake, work, settings))]
-    if as_json:
-        _answer({"promotions": entries}, as_json)
-    else:
-        print_trail(entries)
 
 
 @app.command()
