@@ -8,10 +8,11 @@ from typing import Any
 
 from prefect import task
 from prefect.client.schemas.objects import TaskRun
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.states import State, get_state_exception
 from prefect.tasks import Task
 
+from mealrec import logs
 from mealrec.config import RunConfig
 from mealrec.stages import STAGES, stage_named
 from mealrec.stages.summary import StageError, StageSummary
@@ -34,7 +35,10 @@ def stage(name: str) -> Stage:
     """The stage function, imported when it is called: a flow's import stays cheap."""
 
     def run(config: RunConfig) -> StageSummary:
-        return stage_named(name)(config, run_id=str(flow_run.id or ""))
+        logs.install()
+        run_id = str(flow_run.id or "")
+        with logs.inside(name, run_id=run_id, attempt=int(task_run.run_count or 1)):
+            return stage_named(name)(config, run_id=run_id)
 
     run.__name__, run.__doc__ = name, f"Stage `{name}`: see mealrec.stages.{name}."
     return run

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from mealrec import logs
 from mealrec.bench.cli import bench
 from mealrec.config import RunConfig, SourceConfig
 from mealrec.drift_cli import drift
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
+from mealrec.redaction import redact
 from mealrec.registry_cli import promotions, rollback
 from mealrec.stages import STAGES, stage_named
 
@@ -47,8 +49,18 @@ def main() -> None:
         _stop("interrupted; run the same command again to go on where it stopped", 130)
     except Exception as error:
         if verbose:
-            traceback.print_exc()
-        _stop(f"error: {error}", 2 if isinstance(error, ValueError) else 1)
+            typer.echo(redact(traceback.format_exc()), err=True)
+        _stop(redact(f"error: {error}"), 2 if isinstance(error, ValueError) else 1)
+
+
+@app.callback()
+def everywhere(
+    log_json: Annotated[
+        str | None,
+        typer.Option("--log-json", envvar=logs.VARIABLE, help="Log as JSON lines to this file; - is stderr."),
+    ] = None,
+) -> None:
+    logs.install(log_json)
 
 
 @app.command()
@@ -181,7 +193,9 @@ def extract(
     landing = None
     if videos is not None:
         landing = catalogue_of_folder(videos, Lake(settled.lake, settled.work).folder("landing"))
-    _finish({"extract": stage(settled, landing=landing).model_dump(exclude={"stage"})}, as_json)
+    with logs.inside("extract"):
+        done = stage(settled, landing=landing)
+    _finish({"extract": done.model_dump(exclude={"stage"})}, as_json)
 
 
 _stage_command("train", "Train the model on Ray Train workers; resumes a run that was killed.")
@@ -279,14 +293,17 @@ def _ingest(kind: Any, directory: Path, lake: str, as_json: bool) -> None:
 
     _begin()
     config = RunConfig(lake=lake, source=SourceConfig(kind=kind, directory=str(directory)))
-    _finish({"ingest": ingest(config).model_dump(exclude={"stage"})}, as_json)
+    with logs.inside("ingest"):
+        done = ingest(config)
+    _finish({"ingest": done.model_dump(exclude={"stage"})}, as_json)
 
 
 def _stages(names: list[str], config: RunConfig, as_json: bool) -> None:
     _begin()
     done = {}
     for name in names:
-        done[name] = stage_named(name)(config).model_dump(exclude={"stage"})
+        with logs.inside(name):
+            done[name] = stage_named(name)(config).model_dump(exclude={"stage"})
     _finish(done, as_json)
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from mealrec.config_operations import DriftConfig, Settings
 from mealrec.config_operations import ServeConfig as ServeConfig
 from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Prediction, Start
+from mealrec.redaction import redact
 from mealrec.training.settings import TrainSettings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
@@ -296,7 +297,7 @@ def explain(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             line = f"{'.'.join(path)}: unknown key; valid keys here: {', '.join(_keys_at(path[:-1]))}"
         lines.append(line)
-    return "\n".join(lines)
+    return redact("\n".join(lines))
 
 
 def _parse(raw: str) -> Any:

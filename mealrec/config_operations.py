@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mealrec.redaction import holds_password
 
 
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _holds_no_password(cls, value: Any) -> Any:
+        """Settings are kept and shown: in MLflow, as a flow run's parameters, in reports."""
+        if isinstance(value, str) and holds_password(value):
+            raise ValueError(
+                "a URI here must not hold a password: settings are stored with every run. Give it by environment "
+                "(PGPASSWORD, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY)"
+            )
+        return value
 
 
 class ServeConfig(Settings):

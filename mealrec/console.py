@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -10,17 +11,20 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from mealrec import logs
+
 STDERR = Console(stderr=True)
 
 
 def show_progress(*, verbose: bool = False) -> None:
-    """Lines of the `mealrec` loggers go to stderr."""
+    """Lines of the `mealrec` loggers go to stderr for a person, unless they go there as JSON lines."""
     handler = RichHandler(
         console=STDERR, show_path=False, show_level=verbose, log_time_format="%H:%M:%S", omit_repeated_times=False
     )
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    logger = logging.getLogger("mealrec")
-    logger.handlers = [handler]
+    logger = logging.getLogger(logs.LOGGER)
+    others = [held for held in logger.handlers if not isinstance(held, RichHandler)]
+    logger.handlers = others if os.environ.get(logs.VARIABLE) == logs.STDERR else [handler, *others]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
 

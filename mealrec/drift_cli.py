@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mealrec import logs
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 
 Fail = Annotated[bool, typer.Option("--fail", help="End with status 1 when a quantity is in alarm.")]
@@ -33,7 +34,8 @@ def drift(
 
     settled = configuration(preset_name, config, lake, work, settings)
     show_progress(verbose=verbose)
-    stage(settled)
+    with logs.inside("drift"):
+        stage(settled)
     result = read(Lake(settled.lake, settled.work))
     assert result is not None, "the stage writes its result"
     if as_json:

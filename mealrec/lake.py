@@ -25,6 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from mealrec import __version__, claims
 from mealrec.claims import Claim
+from mealrec.redaction import redact
 from mealrec.schema import PARTITIONS, SCHEMAS
 
 DIGEST_KEY = "mealrec.stage_digest"
@@ -66,7 +67,7 @@ class Provenance:
                 "mealrec.run_id": self.run_id,
                 "mealrec.code_version": __version__,
                 "mealrec.inputs": json.dumps(dict(self.inputs), sort_keys=True),
-                SUMMARY_KEY: json.dumps(self.summary, sort_keys=True),
+                SUMMARY_KEY: redact(json.dumps(self.summary, sort_keys=True)),
             },
         )
 

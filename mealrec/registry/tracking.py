@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from mealrec.config import RegistryConfig
+from mealrec.redaction import redact
 
 STAGE_TAG, DIGEST_TAG, RUN_TAG = "mealrec.stage", "mealrec.digest", "mealrec.run_id"
 EVALUATED_TAG, SUMMARY_TAG = "mealrec.evaluation_digest", "mealrec.summary"
 VERSION_TAG = "mealrec.version."  # and a table's name: the version of it that a run read
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 LONGEST_VALUE = 500
 
 
@@ -75,7 +74,7 @@ class Tracker:
         query = f"tags.`{STAGE_TAG}` = '{stage}' and tags.`{DIGEST_TAG}` = '{digest}' and attributes.status = 'RUNNING'"
         for left in self.client.search_runs([self.experiment_id], query):
             self.client.set_terminated(left.info.run_id, "KILLED")
-        own = {STAGE_TAG: stage, DIGEST_TAG: digest, **(tags or {})}
+        own = {STAGE_TAG: stage, DIGEST_TAG: digest, **{k: redact(v) for k, v in (tags or {}).items()}}
         return str(self.client.create_run(self.experiment_id, run_name=name, tags=own).info.run_id)
 
     def close(self, flow_run: str, status: str) -> list[str]:
@@ -87,7 +86,7 @@ class Tracker:
         return left
 
     def log_params(self, run_id: str, settings: Mapping[str, Any]) -> None:
-        """Nested settings as dotted parameters; credentials inside URIs are blotted out."""
+        """Nested settings as dotted parameters; secrets are blotted out, here and in tags."""
         flat = {k: redact(str(v))[:LONGEST_VALUE] for k, v in _flatten(settings).items()}
         self.client.log_batch(run_id, params=[Param(k, v) for k, v in flat.items()])
 
@@ -117,7 +116,7 @@ class Tracker:
         self.client.log_text(run_id, text, path)
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self.client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self.client.log_batch(run_id, tags=[RunTag(k, redact(v)) for k, v in tags.items()])
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         self.client.set_terminated(run_id, status)
@@ -128,11 +127,6 @@ class Tracker:
 
 def metric_name(name: str) -> str:
     return name.replace("@", "_at_")
-
-
-def redact(text: str) -> str:
-    """user:password@ inside a URI becomes ***@."""
-    return CREDENTIALS.sub("***@", text)
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
+from mealrec.redaction import redact
 from mealrec.stages.summary import StageError
 
 JAVA_VERSIONS = (17, 21)
@@ -150,7 +151,7 @@ def _follow(process: subprocess.Popen[str], kept: Any, log: logging.Logger) -> N
         if line.startswith(PROGRESS):
             log.info(line.removeprefix(PROGRESS).rstrip())
         else:
-            kept.write(line)
+            kept.write(redact(line))
             kept.flush()
 
 
