@@ -20,6 +20,7 @@ from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, 
 from mealrec.presets import PRESETS, preset
 from mealrec.redaction import redact
 from mealrec.registry_cli import promotions, rollback
+from mealrec.serving.cli import serve
 from mealrec.stages import STAGES, stage_named
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.add_typer(bench, name="bench")
 app.command()(drift)
 app.command()(rollback)
 app.command()(promotions)
+app.command()(serve)
 
 
 def main() -> None:

@@ -38,7 +38,6 @@ class ServeConfig(Settings):
     )
     journal: str | None = Field(None, description="folder of accepted events; None: events/ of the landing folder")
     poll_s: float = Field(5.0, gt=0, description="seconds between looks at the registry's aliases and the lake")
-    max_body_bytes: int = Field(2**20, ge=1024)
     max_in_flight: int = Field(32, ge=1, description="requests a replica holds; one more is answered with 503")
     deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
 

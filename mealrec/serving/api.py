@@ -9,10 +9,12 @@ from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from mealrec.serving.answers import recommend as recommended
 from mealrec.serving.answers import salience as salient
+from mealrec.serving.events import unfit
 from mealrec.serving.messages import (
     EventsAnswer,
     EventsRequest,
@@ -23,6 +25,7 @@ from mealrec.serving.messages import (
     RecommendRequest,
     SalienceAnswer,
 )
+from mealrec.serving.metrics import merged
 from mealrec.serving.models import NoModel
 from mealrec.serving.states import Unavailable
 
@@ -76,6 +79,9 @@ async def recommend(asked: RecommendRequest, request: Request) -> RecommendAnswe
 async def events(sent: EventsRequest, request: Request) -> EventsAnswer:
     """Accept viewers' events: on disk when this answers, and part of the viewers' histories from then on."""
     state = request.app.state
+    wrong = unfit(sent.events, state.world.config.sessionize)
+    if wrong:
+        raise RequestValidationError(wrong)
     done = await state.states.accept(sent.events)
     state.metrics.events.labels("accepted").inc(done.accepted)
     state.metrics.events.labels("duplicate").inc(done.duplicates)
@@ -114,8 +120,10 @@ async def health(request: Request, response: Response) -> Health:
 
 @router.get("/metrics", response_class=Response, responses=PROMETHEUS | _problems(400, 413, 503))
 async def metrics(request: Request) -> Response:
-    """Counters and histograms of this process."""
-    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    """Counters and histograms of every replica (the others' are a few seconds old)."""
+    state = request.app.state
+    texts = {**await state.peers(), state.replica: state.metrics.text()}
+    return Response(merged(texts), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _work(request: Request, work: Callable[[bool], T]) -> T:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -17,7 +19,7 @@ from mealrec.config import ServeConfig
 from mealrec.serving.api import router
 from mealrec.serving.guard import LOOPBACK, OPEN_PATHS, Guard, Limits
 from mealrec.serving.messages import FieldProblem, problem
-from mealrec.serving.metrics import Measured, Metrics
+from mealrec.serving.metrics import Measured, Metrics, Peers, alone
 from mealrec.serving.models import Models, NoModel
 from mealrec.serving.states import States, Unavailable
 from mealrec.serving.world import World
@@ -27,21 +29,31 @@ SHOWN = 200  # characters of a wrong value that an answer repeats
 
 
 def build(
-    models: Models, states: States, world: World, settings: ServeConfig, *, token_digest: bytes | None = None
+    models: Models,
+    states: States,
+    world: World,
+    settings: ServeConfig,
+    *,
+    token_digest: bytes | None = None,
+    replica: str = "",
+    peers: Peers = alone,
+    life: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The app. Handlers find models, states, world and settings in `request.app.state`.
 
-    token_digest: SHA-256 of the bearer token; None asks for none. Model work goes one request at a time through a thread, so
-    that the event loop goes on answering probes and refusing what is too much."""
-    app = FastAPI(title="MealRec", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    token_digest: SHA-256 of the bearer token; None asks for none. replica: this process's name in metrics and answers'
+    headers; peers: what the other replicas last counted; life: entered when the server starts, left when it stops. Model
+    work goes one request at a time through a thread, so that the event loop goes on answering probes and refusing what is
+    too much."""
+    app = FastAPI(title="MealRec", version=__version__, docs_url=None, redoc_url=None, lifespan=life)
     app.state.models, app.state.states, app.state.world, app.state.settings = models, states, world, settings
-    app.state.metrics = Metrics(models)
+    app.state.metrics, app.state.replica, app.state.peers = Metrics(models), replica, peers
     app.state.one_at_a_time = CapacityLimiter(1)
     app.include_router(router)
     _explain_errors(app, settings)
-    limits = Limits(settings.max_body_bytes, settings.max_in_flight, token_digest, settings.host in LOOPBACK)
+    limits = Limits(settings.max_in_flight, token_digest, settings.host in LOOPBACK)
     app.add_middleware(Guard, limits=limits)
-    app.add_middleware(Measured, metrics=app.state.metrics)
+    app.add_middleware(Measured, metrics=app.state.metrics, replica=replica)
     if token_digest is not None:
         _document_token(app)
     return app

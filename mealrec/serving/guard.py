@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mealrec.serving.messages import problem
+from mealrec.serving.messages import MAX_BODY_BYTES, problem
 
 OPEN_PATHS = ("/healthz",)  # probes carry no token, and are answered under any load
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
@@ -22,7 +22,6 @@ RETRY_AFTER = {"Retry-After": "1"}
 class Limits:
     """token_digest: SHA-256 of the bearer token, None where none is asked; in_flight: requests held at a time."""
 
-    max_body_bytes: int
     in_flight: int
     token_digest: bytes | None = None
     loopback: bool = True
@@ -47,10 +46,10 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = headers_of(scope)
         try:
             self._admit(scope, headers)
-            body = await self._body(receive, headers)
+            body = await whole_body(receive, headers)
         except Refusal as refusal:
             await answer(send, refusal)
             return
@@ -58,14 +57,14 @@ class Guard:
             return  # the client went away
         scope.setdefault("state", {})["arrived"] = time.monotonic()
         if scope["path"] in OPEN_PATHS:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, replay(body, receive), send)
             return
         if self.in_flight >= self.limits.in_flight:
             await answer(send, Refusal(503, f"overloaded: {self.in_flight} requests are being answered", RETRY_AFTER))
             return
         self.in_flight += 1
         try:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, replay(body, receive), send)
         finally:
             self.in_flight -= 1
 
@@ -82,23 +81,24 @@ class Guard:
         if scope["method"] == "POST" and kind != "application/json":
             raise Refusal(415, f"content type must be application/json, got {kind[:100] or 'none'!r}")
 
-    async def _body(self, receive: Receive, headers: Mapping[str, str]) -> bytes | None:
-        most = self.limits.max_body_bytes
-        too_large = Refusal(413, f"the body must not exceed {most} bytes")
-        declared = headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > most:
+
+async def whole_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
+    """The request's body; None when the client went away. Raises Refusal (413) as soon as it is known to be too large."""
+    too_large = Refusal(413, f"the body must not exceed {MAX_BODY_BYTES} bytes")
+    declared = headers.get("content-length", "0")
+    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
+        raise too_large
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > MAX_BODY_BYTES:
             raise too_large
-        parts, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > most:
-                raise too_large
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        if not message.get("more_body", False):
+            return b"".join(parts)
 
 
 def is_token(headers: Mapping[str, str], digest: bytes) -> bool:
@@ -122,14 +122,19 @@ def _hostname(host: str) -> str:
     return name if colon and port.isdigit() else host
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def headers_of(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the whole body first, then whatever the server has to say (that the client went away)."""
     given = False
 
-    async def replay() -> Message:
+    async def again() -> Message:
         nonlocal given
         if given:
             return await receive()
         given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replay
+    return again

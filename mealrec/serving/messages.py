@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_K, DEFAULT_K = 200, 20
 MAX_IDS, MAX_EVENTS = 1000, 100
 MAX_ID_LENGTH = 256
+MAX_BODY_BYTES = 2**20
 LARGEST_MS = 2**53  # what JSON readers agree on
 
 # no control characters, no space, bracket or brace in front: what the nightly validation would reject
 ID_PATTERN = r"^[^\x00-\x20\x7f\[{][^\x00-\x1f\x7f]*$"
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=ID_PATTERN, examples=["v00042"])]
 Ids = Annotated[list[Id], Field(max_length=MAX_IDS)]
-Milliseconds = Annotated[int, Field(ge=0, le=LARGEST_MS)]
+
+
+def _whole(value: object) -> object:
+    """16.0 is an integer in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Milliseconds = Annotated[Whole, Field(ge=0, le=LARGEST_MS)]
 
 
 class Message(BaseModel):
@@ -24,12 +33,20 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _one_of(field: str, kind: str, other: str) -> dict[str, Any]:
+    return {"required": [field], "properties": {field: {"type": kind}, other: {"type": "null"}}}
+
+
 class RecommendRequest(Message):
     """Either a viewer or a history. Unknown video ids are left out and counted."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [_one_of("user_id", "string", "history"), _one_of("history", "array", "user_id")]}
+    )
+
     user_id: Id | None = Field(None, description="a viewer whose history is known here; an unknown one has none")
     history: Ids | None = Field(None, description="video ids, oldest first, instead of a viewer")
-    k: int = Field(DEFAULT_K, ge=1, le=MAX_K, description="how many videos at most")
+    k: Whole = Field(DEFAULT_K, ge=1, le=MAX_K, description="how many videos at most")
     exclude: Ids = Field(default_factory=list, description="never recommend these")
     only: Ids | None = Field(None, description="recommend from these alone")
     exclude_seen: bool = Field(True, description="leave out what is in the history")
@@ -75,7 +92,7 @@ class Event(Message):
     event_type: Literal["view", "like", "share", "favorite", "comment", "interaction"]
     timestamp: Milliseconds = Field(description="UTC milliseconds")
     watch_ms: Milliseconds | None = None
-    duration_ms: int | None = Field(None, ge=1, le=LARGEST_MS)
+    duration_ms: Annotated[Whole, Field(ge=1, le=LARGEST_MS)] | None = None
     device: str | None = Field(None, max_length=64)
 
 

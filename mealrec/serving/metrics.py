@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +16,9 @@ from mealrec.serving.models import Models, NoModel
 LATENCY_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 UNUSUAL = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 OTHER = "other"
+SIGNATURE = b"x-replica"
+
+Peers = Callable[[], Awaitable[dict[str, str]]]
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -42,6 +46,34 @@ class Metrics:
         self.events = Counter("mealrec_events", "Events by what became of them", ["outcome"], registry=own)
         own.register(_OfModels(models))
 
+    def text(self) -> str:
+        return generate_latest(self.registry).decode()
+
+
+async def alone() -> dict[str, str]:
+    """Peers of a process that has none."""
+    return {}
+
+
+def merged(texts: Mapping[str, str]) -> bytes:
+    """Prometheus texts of several replicas as one, every sample with the label `replica`."""
+    families: dict[str, Metric] = {}
+    for replica, text in sorted(texts.items()):
+        for family in text_string_to_metric_families(text):
+            held = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            held.samples += [s._replace(labels={**s.labels, "replica": replica}) for s in family.samples]
+    registry = CollectorRegistry()
+    registry.register(_Fixed(list(families.values())))
+    return generate_latest(registry)
+
+
+class _Fixed(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> list[Metric]:
+        return self.families
+
 
 class _OfModels(Collector):
     """Read from Models whenever somebody asks."""
@@ -68,10 +100,11 @@ class _OfModels(Collector):
 
 
 class Measured:
-    """ASGI middleware: counts every request once, by the template of its route, never by its raw path."""
+    """ASGI middleware: counts every request once, by the template of its route, never by its raw path, and signs the answer
+    with the replica's name: one without it is not the app's own (see front.py)."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, replica: str) -> None:
+        self.app, self.metrics, self.replica = app, metrics, replica.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -83,6 +116,7 @@ class Measured:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], (SIGNATURE, self.replica)]
             await send(message)
 
         with self.metrics.in_flight.track_inprogress():

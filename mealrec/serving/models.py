@@ -102,6 +102,10 @@ class Models:
         self._thread = threading.Thread(target=self._follow, args=(every_s,), name="models", daemon=True)
         self._thread.start()
 
+    @property
+    def is_following(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
         """Stop following. What is loaded goes on answering."""
         self._closed.set()

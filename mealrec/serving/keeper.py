@@ -1,0 +1,117 @@
+"""The one actor that all replicas share: it keeps viewers' states and the journal, and what each replica last counted.
+
+It lives on the node where `mealrec serve` was started, because the journal is on that node's disk. When its process dies, Ray
+starts it again and it takes in the journal; calls wait for that, up to a time, and may be repeated since events carry ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mealrec.config import RunConfig
+from mealrec.console import show_progress
+from mealrec.lake import Lake
+from mealrec.serving.journal import Busy
+from mealrec.serving.messages import Event
+from mealrec.serving.states import Accepted, Unavailable
+from mealrec.serving.viewers import ViewerStates
+from mealrec.sources.landing import locate
+
+log = logging.getLogger("mealrec.serve")
+
+NAMESPACE, NAME = "mealrec", "keeper"
+THREADS = 4
+BUSY_S = 30.0  # how long the lock of a process that is still dying is waited for
+CALL_S = 5.0
+FORGET_S = 600.0
+
+
+class Keeper:
+    """ViewerStates in a process of its own."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        show_progress()
+        settled = RunConfig.model_validate(config)
+        lake = Lake(settled.lake, settled.work)
+        journal = Path(settled.serve.journal) if settled.serve.journal else locate(settled).events
+        self.states = _when_free(lake, journal, settled)
+        self.texts: dict[str, tuple[float, str]] = {}
+        threading.Thread(target=self._follow, args=(settled.serve.poll_s,), daemon=True).start()
+
+    def history(self, user_id: str) -> list[str]:
+        return self.states.history(user_id)
+
+    def accept(self, events: list[dict[str, Any]]) -> tuple[int, int]:
+        return self.states.accept([Event.model_validate(event) for event in events])
+
+    def report(self, replica: str, text: str) -> dict[str, str]:
+        """Note what a replica counted; returns what the others did. Replicas not heard of for long are forgotten."""
+        now = time.monotonic()
+        self.texts[replica] = (now, text)
+        return {name: kept for name, (at, kept) in list(self.texts.items()) if name != replica and now - at < FORGET_S}
+
+    def _follow(self, every_s: float) -> None:
+        while True:
+            time.sleep(every_s)
+            try:
+                self.states.refresh()
+            except Exception:  # the thread must outlive a lake that can't be read; the version it has goes on serving
+                log.exception("looking for a newer version of sequences failed; asked again in %g s", every_s)
+
+
+def start(config: RunConfig) -> Any:
+    """Start the keeper on this node, or find the one that is there; returns its handle."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": NAME, "namespace": NAMESPACE, "get_if_exists": True, "max_restarts": -1, "max_task_retries": -1}
+    actor = ray.remote(Keeper).options(num_cpus=0, max_concurrency=THREADS, scheduling_strategy=here, **options)
+    return actor.remote(config.model_dump(mode="json"))
+
+
+class RemoteStates:
+    """mealrec.serving.states.States over the keeper."""
+
+    def __init__(self) -> None:
+        self.keeper = ray.get_actor(NAME, NAMESPACE)
+
+    async def history(self, user_id: str) -> list[str]:
+        found: list[str] = await self._call("history", user_id)
+        return found
+
+    async def accept(self, events: Sequence[Event]) -> Accepted:
+        return Accepted(*await self._call("accept", [event.model_dump() for event in events]))
+
+    async def report(self, replica: str, text: str) -> dict[str, str]:
+        """What the other replicas last counted. Raises Unavailable."""
+        found: dict[str, str] = await self._call("report", replica, text)
+        return found
+
+    async def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return await asyncio.wait_for(getattr(self.keeper, method).remote(*arguments), CALL_S)
+        except TimeoutError:
+            raise Unavailable(f"viewer states did not answer within {CALL_S:g} s") from None
+        except (RayActorError, RayTaskError) as error:
+            log.warning("keeper.%s failed: %s", method, error)
+            raise Unavailable("viewer states can't be reached or written just now") from error
+
+
+def _when_free(lake: Lake, journal: Path, config: RunConfig) -> ViewerStates:
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return ViewerStates(lake, journal, config.sessionize, lambda: datetime.now(UTC).date().isoformat())
+        except Busy:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)

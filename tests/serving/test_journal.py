@@ -1,0 +1,200 @@
+"""Accepted events: on disk first, once each, found again after whatever happened to the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mealrec.config import SessionizeConfig
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import EVENT_COLUMNS, ITEMS, SCHEMAS, SEQUENCES
+from mealrec.serving.journal import Busy, Journal
+from mealrec.serving.messages import Event
+from mealrec.serving.viewers import ViewerStates, merged
+
+DAY = "2026-01-20"
+
+
+def event(name: str, video: str = "v9", at: int = 1_768_900_000_000, user: str = "u1", kind: str = "like") -> Event:
+    return Event.model_validate(
+        {"event_id": name, "user_id": user, "video_id": video, "event_type": kind, "timestamp": at, "device": "ios"}
+    )
+
+
+def write_sequences(lake: Lake, rows: dict[str, list[tuple[int, int]]]) -> None:
+    """user -> [(item_index, timestamp_ms)]; nine videos v1..v9."""
+    items = [
+        {"video_id": f"v{n}", "item_index": n, "interactions": 1, "viewers": 1, "first_seen_ms": 0, "last_seen_ms": 0}
+        for n in range(1, 10)
+    ]
+    lake.write(ITEMS, pa.Table.from_pylist(items, schema=SCHEMAS[ITEMS]), Provenance("sequences", "items"))
+    table = [
+        {
+            "user_id": user,
+            "item_index": [i for i, _ in steps],
+            "timestamp_ms": [t for _, t in steps],
+            "session_start": [True] * len(steps),
+            "length": len(steps),
+            "temporal_valid_start": 0,
+            "temporal_test_start": 0,
+            "bucket": 0,
+        }
+        for user, steps in rows.items()
+    ]
+    schema = SCHEMAS[SEQUENCES]
+    lake.write(SEQUENCES, pa.Table.from_pylist(table, schema=schema), Provenance("sequences", str(len(table))))
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    made = Lake(str(tmp_path / "lake"))
+    write_sequences(made, {"u1": [(1, 100), (2, 300)]})
+    return made
+
+
+def states_over(lake: Lake) -> ViewerStates:
+    return ViewerStates(lake, lake.folder("landing", "events"), SessionizeConfig(), lambda: DAY)
+
+
+def lines(lake: Lake) -> list[dict[str, object]]:
+    path = lake.folder("landing", "events") / f"served-{DAY}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_history_is_the_table_and_what_was_accepted_since_by_time_and_each_video_once() -> None:
+    nightly = [(100, "a"), (300, "b")]
+    assert merged(nightly, [(400, "d"), (200, "c"), (50, "b")]) == ["a", "c", "b", "d"]
+    assert merged([], []) == []
+
+
+def test_an_accepted_event_is_in_the_journal_and_in_the_history(lake: Lake) -> None:
+    states = states_over(lake)
+    assert states.history("u1") == ["v1", "v2"] and states.history("nobody") == []
+    assert states.accept([event("e1", "v3"), event("e2", "v4", kind="comment"), event("e3", "v5", user="new")]) == (
+        3,
+        0,
+    )
+    assert states.history("u1") == ["v1", "v2", "v3"], "a comment is no liking"
+    assert states.history("new") == ["v5"]
+    assert [line["event_id"] for line in lines(lake)] == ["e1", "e2", "e3"]
+    assert set(lines(lake)[0]) <= set(EVENT_COLUMNS)
+
+
+def test_an_event_sent_again_changes_nothing(lake: Lake) -> None:
+    states = states_over(lake)
+    assert states.accept([event("e1"), event("e1")]) == (1, 1)
+    assert states.accept([event("e1", "v3"), event("e2", "v4")]) == (1, 1)
+    states.close()
+    again = states_over(lake)
+    assert again.accept([event("e2")]) == (0, 1)
+    assert [line["event_id"] for line in lines(lake)] == ["e1", "e2"]
+
+
+def test_a_newer_version_of_the_table_takes_over_what_it_holds(lake: Lake) -> None:
+    states = states_over(lake)
+    states.accept([event("e1", "v3", 200), event("e2", "v4", 900)])
+    assert states.history("u1") == ["v1", "v3", "v2", "v4"]
+    write_sequences(lake, {"u1": [(1, 100), (3, 200), (2, 300)], "u2": [(7, 1)]})
+    assert states.history("u2") == []
+    states.refresh()
+    assert states.history("u1") == ["v1", "v3", "v2", "v4"] and states.history("u2") == ["v7"]
+    assert [p.name for p in states.folder.glob("sequences-*.sqlite")] == ["sequences-1.sqlite"]
+
+
+def test_one_process_writes_a_journal_at_a_time(lake: Lake) -> None:
+    states = states_over(lake)
+    with pytest.raises(Busy, match="another server writes this journal"):
+        Journal(states.journal.folder)
+    states.close()
+    Journal(states.journal.folder).close()
+
+
+def test_a_torn_line_is_cut_and_a_foreign_line_is_passed_over(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
+    states = states_over(lake)
+    states.accept([event("e1", "v3")])
+    states.close()
+    path = lake.folder("landing", "events") / f"served-{DAY}.jsonl"
+    with path.open("a") as file:
+        file.write('{"hand": "made"}\n{"event_id": "e2", "user_')
+    again = states_over(lake)
+    assert path.read_text().endswith('{"hand": "made"}\n')
+    assert again.accept([event("e2", "v4")]) == (1, 0)
+    assert again.history("u1") == ["v1", "v2", "v3", "v4"]
+    assert "never acknowledged" in caplog.text and path.name in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["absent", "garbage", "behind"])
+def test_the_index_is_made_again_from_the_journal(lake: Lake, damage: str) -> None:
+    states = states_over(lake)
+    states.accept([event("e1", "v3")])
+    kept = (states.folder / "events.sqlite").read_bytes()
+    states.accept([event("e2", "v4")])
+    states.close()
+    for path in states.folder.glob("events.sqlite*"):
+        path.unlink()
+    if damage != "absent":
+        (states.folder / "events.sqlite").write_bytes(kept if damage == "behind" else b"no database at all" * 999)
+    again = states_over(lake)
+    assert again.history("u1") == ["v1", "v2", "v3", "v4"]
+    assert again.accept([event("e1"), event("e2")]) == (0, 2)
+
+
+CHILD = """
+import sys
+from tests.serving.test_journal import DAY, event, states_over
+from mealrec.lake import Lake
+states = states_over(Lake(sys.argv[1]))
+for n in range(10**6):
+    states.accept([event(f"e{n}", "v3", n, user=f"u{n % 7}")])
+    print(f"e{n}", flush=True)
+"""
+
+
+def test_what_was_acknowledged_before_a_kill_9_is_there_afterwards(lake: Lake) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), lake.root]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        acknowledged = [child.stdout.readline().strip() for _ in range(25)]
+        os.kill(child.pid, signal.SIGKILL)
+        acknowledged += [line.strip() for line in child.stdout if line.endswith("\n")]
+    again = states_over(lake)
+    held = {str(line["event_id"]) for line in lines(lake)}
+    assert set(acknowledged) <= held and len(held) == len(lines(lake))
+    assert again.accept([event(name) for name in acknowledged]) == (0, len(acknowledged))
+    assert again.history("u3") == ["v3"]
+
+
+FULL_DISK = """
+import resource, signal, sys
+from tests.serving.test_journal import event, states_over
+from mealrec.lake import Lake
+states = states_over(Lake(sys.argv[1]))
+states.accept([event("e1")])
+size = (states.journal.folder / "served-2026-01-20.jsonl").stat().st_size
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, hard))
+try:
+    states.journal.append([event("e2"), event("e3")], "2026-01-20")
+except OSError as error:
+    print("refused", error.errno)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+print(states.accept([event("e2"), event("e4")]))
+"""
+
+
+def test_a_full_disk_refuses_the_events_and_leaves_the_journal_whole(lake: Lake) -> None:
+    """The limit on file sizes stands for a full disk: the write stops half way, as there."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, lake.root], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["refused 27", "Accepted(accepted=2, duplicates=0)"]
+    assert [line["event_id"] for line in lines(lake)] == ["e1", "e2", "e4"]
