@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 from mealrec.config import RayConfig
 
+log = logging.getLogger("mealrec.cluster")
+
+STARTS = 3
+
 
 @contextmanager
 def ray_cluster(config: RayConfig) -> Iterator[None]:
@@ -33,15 +37,30 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     if config.address:
         ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
     else:
-        ray.init(
-            num_cpus=config.num_cpus,
-            object_store_memory=config.object_store_mb * 2**20,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-        )
+        _start_local(config)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(config: RayConfig) -> None:
+    """Ray gives its agents 15 s to come up, which a machine that is busy elsewhere may not manage: then it is tried again."""
+    import ray
+
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                num_cpus=config.num_cpus,
+                object_store_memory=config.object_store_mb * 2**20,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _node_ip_address="127.0.0.1",
+            )
+            return
+        except Exception as error:  # Ray raises just that
+            if not left or "timed out during startup" not in str(error):
+                raise
+            log.warning("the local Ray cluster did not start in time; %d tries left", left)
+            ray.shutdown()
