@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import shlex
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.decoder import Decoded, Decoder
+from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
@@ -203,8 +205,11 @@ def _quarantine_row(one: Wanted, rejected: VideoRejected) -> Row:
 
 
 def decoder_for(encoders: EncoderSet, config: FeaturesConfig) -> Decoder | None:
-    """A decoder that gives what the encoders take; None when neither pictures nor sound are asked for."""
+    """A decoder that gives what the encoders take; None when neither pictures nor sound are asked for.
+
+    The variable MEALREC_DECODER replaces its child's command line, for one in a container (infra/images/decoder.Dockerfile)."""
     if encoders.visual is None and encoders.audio is None:
         return None
     on = encoders.audio is not None
-    return Decoder(config, audio_rate=RATE if on else 0, audio_samples=SAMPLES if on else 0)
+    command = shlex.split(os.environ.get("MEALREC_DECODER", "")) or CHILD
+    return Decoder(config, audio_rate=RATE if on else 0, audio_samples=SAMPLES if on else 0, command=command)

@@ -16,7 +16,9 @@ import pytest
 from mealrec.config import FeaturesConfig
 from mealrec.features import decoder as decoder_module
 from mealrec.features.decoder import Decoded, Decoder, DecoderError
+from mealrec.features.encoders import build
 from mealrec.features.probe import VideoRejected
+from mealrec.features.rows import decoder_for
 from tests.features.conftest import RATE
 
 pytestmark = pytest.mark.media
@@ -161,3 +163,19 @@ def test_the_child_may_not_write_files_nor_outlive_its_parent(clips: Path) -> No
         time.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
     pytest.fail(f"the decoder's child {pid} outlived its parent")
+
+
+def test_another_command_is_the_decoder_where_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clips: Path
+) -> None:
+    config = FeaturesConfig(frames=2, frame_size=64, audio="none", text="none")
+    started = tmp_path / "started"
+    script = tmp_path / "decoder.sh"
+    script.write_text(f"#!/bin/sh\ntouch '{started}'\nexec '{sys.executable}' -m mealrec.features.decoder_child\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("MEALREC_DECODER", f"'{script}'")
+    decoder = decoder_for(build(config), config)
+    assert decoder is not None
+    with decoder:
+        assert len(decoder.decode(clips / "silent.mp4").frames) == 2
+    assert started.exists()
