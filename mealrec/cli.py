@@ -18,6 +18,7 @@ from mealrec.config import RunConfig, SourceConfig
 from mealrec.drift_cli import drift
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
+from mealrec.ray_cli import ray
 from mealrec.redaction import redact
 from mealrec.registry_cli import promotions, rollback
 from mealrec.serving.cli import serve
@@ -37,6 +38,7 @@ app.command()(drift)
 app.command()(rollback)
 app.command()(promotions)
 app.command()(serve)
+app.add_typer(ray, name="ray")
 
 
 def main() -> None:

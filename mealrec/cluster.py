@@ -16,26 +16,20 @@ STARTS = 3
 
 @contextmanager
 def ray_cluster(config: RayConfig) -> Iterator[None]:
-    """Connect to config.address, or start a local cluster on loopback and stop it at the end.
+    """Connect to config.address, else to Ray's own RAY_ADDRESS (a Ray job has it), else start a local cluster on loopback and
+    stop it at the end.
 
     Entered while Ray is already connected (a test's cluster, a Ray job) it uses that one and leaves it running.
     """
-    # before Ray is imported: it reads some of these then. Quiet and private: no usage report, no progress bars of its own,
-    # and a token, so that no other user of this machine can talk to the cluster
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray gives its workers a niceness of 15: beside any other busy program on the machine they would hardly run
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    before_ray_is_imported(address)
     import ray
 
     if ray.is_initialized():
         yield
         return
-    if config.address:
-        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False)
+    if address:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     else:
         _start_local(config)
     try:
@@ -64,3 +58,19 @@ def _start_local(config: RayConfig) -> None:
                 raise
             log.warning("the local Ray cluster did not start in time; %d tries left", left)
             ray.shutdown()
+
+
+def before_ray_is_imported(address: str | None = None) -> None:
+    """Settings that Ray reads when it is imported; what the user has set stays."""
+    # quiet and private: no usage report, no progress bars of its own, and a token, so that no other user of this machine can
+    # talk to the cluster
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray gives its workers a niceness of 15: beside any other busy program on the machine they would hardly run
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    if address is not None and address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
+        # else Ray replaces loopback by the machine's outer address, where a cluster on loopback does not listen
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
