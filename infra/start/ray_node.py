@@ -65,7 +65,9 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_raylet_start_wait_time_s": "180",  # a busy machine needs more than Ray's 30
+        # a busy machine needs more than Ray allows its parts to start up
+        "RAY_raylet_start_wait_time_s": "180",
+        "RAY_agent_register_timeout_ms": "180000",
         "RAY_worker_niceness": "0",  # Ray's 15 starves workers beside any other busy program
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",  # a job's `python`
     }
