@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
 from foreground import LOOPBACK, Refused, run, serve
 
-# the agent's usual port is one for the whole machine
 START = [
     sys.executable,
     str(Path(__file__).parents[1] / "ray" / "loopback.py"),
@@ -22,7 +22,7 @@ START = [
     "--block",
     "--disable-usage-stats",
 ]
-START += ["--dashboard-agent-listen-port", "0"]
+AGENT_PORTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export", "runtime-env-agent")
 
 
 def main() -> int:
@@ -51,7 +51,19 @@ def shared_options(description: str | None) -> argparse.ArgumentParser:
 
 def sizes(given: argparse.Namespace) -> list[str]:
     cpus = [] if given.num_cpus is None else ["--num-cpus", str(given.num_cpus)]
-    return [*cpus, "--object-store-memory", str(given.object_store_mb * 2**20)]
+    return [*cpus, "--object-store-memory", str(given.object_store_mb * 2**20), *agent_ports()]
+
+
+def agent_ports() -> list[str]:
+    """Free ports for this node's agents. Where Ray is left to choose, a node gives up when they take 15 s to tell it; and the
+    first has a default that only one node of a machine can have."""
+    held = [socket.create_server((LOOPBACK, 0)) for _ in AGENT_PORTS]
+    flags = [
+        word for name, s in zip(AGENT_PORTS, held, strict=True) for word in (f"--{name}-port", str(s.getsockname()[1]))
+    ]
+    for one in held:
+        one.close()
+    return flags
 
 
 def environment() -> dict[str, str]:
@@ -65,9 +77,7 @@ def environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # a busy machine needs more than Ray allows its parts to start up
-        "RAY_raylet_start_wait_time_s": "180",
-        "RAY_agent_register_timeout_ms": "180000",
+        "RAY_raylet_start_wait_time_s": "180",  # a busy machine needs more than Ray's 30
         "RAY_worker_niceness": "0",  # Ray's 15 starves workers beside any other busy program
         "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",  # a job's `python`
     }
