@@ -92,10 +92,10 @@ def alive(dashboard: str, name: str) -> bool:
     from ray.util.state.exception import RayStateApiException
 
     try:
-        nodes = list_nodes(address=dashboard, filters=[("node_name", "=", name), ("state", "=", "ALIVE")])
+        nodes = list_nodes(address=dashboard)  # with filters Ray takes every node left out for one that it lost
     except (ConnectionError, RuntimeError, requests.RequestException, RayStateApiException):
         return False
-    return bool(nodes)
+    return any(node.node_name == name and node.state == "ALIVE" for node in nodes)
 
 
 if __name__ == "__main__":
