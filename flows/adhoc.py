@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from flows import hooks
 from flows.stages import TASKS
 from mealrec.config import RunConfig
 
@@ -14,7 +15,7 @@ StageName = Literal[
 ]
 
 
-@flow(name="mealrec-adhoc", persist_result=False)
+@flow(name="mealrec-adhoc", persist_result=False, **hooks.ON)
 def adhoc(config: RunConfig, stage: StageName) -> dict[str, Any]:
     """Run one stage; returns its summary."""
     summary: dict[str, Any] = TASKS[stage](config).model_dump()

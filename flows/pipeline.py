@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import summary
+from flows import hooks, summary, sweep
 from flows.stages import drift, evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
 from mealrec.config import RunConfig
 
@@ -16,15 +16,20 @@ from mealrec.config import RunConfig
 ONE_AT_A_TIME = ThreadPoolTaskRunner(max_workers=1)
 
 
-@flow(name="mealrec-pipeline", task_runner=ONE_AT_A_TIME, persist_result=False)
-def pipeline(config: RunConfig) -> dict[str, Any]:
-    """Run every stage that is not up to date; returns the content of summary.json."""
+@flow(name="mealrec-pipeline", task_runner=ONE_AT_A_TIME, persist_result=False, **hooks.ON)
+def pipeline(config: RunConfig, full: bool = False) -> dict[str, Any]:
+    """Run every stage that is not up to date; returns the content of summary.json.
+
+    full: read every event and decode every video again though nothing changed. Their tables get new versions, and what
+    follows is made from those: a new model is trained, evaluated and put before the gate.
+    """
     began = time.monotonic()
+    sweep.before_a_run()
 
     landing = ingest.submit(config)
-    interactions = sessionize.submit(config, wait_for=[landing])
+    interactions = sessionize.submit(config, full=full, wait_for=[landing])
     viewers = sequences.submit(config, wait_for=[interactions])
-    videos = extract.submit(config, wait_for=[landing, viewers])
+    videos = extract.submit(config, full=full, wait_for=[landing, viewers])
     model = train.submit(config, wait_for=[viewers, videos])
     report = evaluate.submit(config, wait_for=[model])
     moved = drift.submit(config, wait_for=[report])
@@ -45,5 +50,5 @@ def pipeline(config: RunConfig) -> dict[str, Any]:
     stages = {name: future.result() for name, future in futures.items()}
     result = summary.summarise(config, stages, time.monotonic() - began)
     summary.write(config, result)
-    summary.publish(result)
+    summary.publish(config, result)
     return result

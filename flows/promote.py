@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from flows import hooks
 from flows.stages import promote as promote_stage
 from mealrec.config import RunConfig
 
 
-@flow(name="mealrec-promote", persist_result=False)
+@flow(name="mealrec-promote", persist_result=False, **hooks.ON)
 def promote(
     config: RunConfig, action: Literal["promote", "rollback"] = "promote", to: str | None = None
 ) -> dict[str, Any]:

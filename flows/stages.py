@@ -12,7 +12,9 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import State, get_state_exception
 from prefect.tasks import Task
 
+from flows import progress
 from mealrec import logs
+from mealrec.claims import Overtaken
 from mealrec.config import RunConfig
 from mealrec.stages import STAGES, stage_named
 from mealrec.stages.summary import StageError, StageSummary
@@ -21,24 +23,25 @@ Stage = Callable[..., StageSummary]
 
 
 def worth_retrying(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """A user's mistake or a refused input stays what it is; a lost process or a full disk may pass."""
+    """A user's mistake, a refused input and a run that was overtaken stay what they are; a lost process or a full disk may
+    pass."""
     try:
         error = get_state_exception(state)
         if hasattr(error, "__await__"):  # Prefect gives a coroutine where an event loop runs
             return True
     except ValueError:
         return True
-    return not isinstance(error, (ValueError, StageError))
+    return not isinstance(error, (ValueError, StageError, Overtaken))
 
 
 def stage(name: str) -> Stage:
     """The stage function, imported when it is called: a flow's import stays cheap."""
 
-    def run(config: RunConfig) -> StageSummary:
+    def run(config: RunConfig, **options: Any) -> StageSummary:
         logs.install()
         run_id = str(flow_run.id or "")
-        with logs.inside(name, run_id=run_id, attempt=int(task_run.run_count or 1)):
-            return stage_named(name)(config, run_id=run_id)
+        with logs.inside(name, run_id=run_id, attempt=int(task_run.run_count or 1)), progress.shown(name):
+            return stage_named(name)(config, run_id=run_id, **options)
 
     run.__name__, run.__doc__ = name, f"Stage `{name}`: see mealrec.stages.{name}."
     return run

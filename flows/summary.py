@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
+from mealrec.registry.tracking import Tracker, redact
 from mealrec.sources.landing import locate
+from mealrec.stages.promote import rival_metrics
 from mealrec.stages.summary import StageSummary
 
 SUMMARY = "summary.json"
@@ -41,24 +43,43 @@ def write(config: RunConfig, summary: dict[str, Any]) -> Path:
     return temporary.rename(folder / SUMMARY)
 
 
-def publish(summary: dict[str, Any]) -> None:
-    """Artifacts of the flow run: a table of stages and metrics, and a link to the report page."""
+def publish(config: RunConfig, summary: dict[str, Any]) -> None:
+    """Artifacts of the flow run: stages and gate, metrics against the champion, links to the report page and MLflow."""
+    _publish_stages(summary)
+    _publish_metrics(config, summary)
+    create_link_artifact(Path(summary["report"]).as_uri(), key="mealrec-report", link_text="Evaluation report")
+    server = config.registry.tracking_uri or ""
+    if server.startswith(("http://", "https://")):
+        experiment = Tracker(config.registry, Lake(config.lake, config.work).work).experiment_id
+        run = summary["stages"]["train"]["details"]["mlflow_run"]
+        link = f"{redact(server)}/#/experiments/{experiment}/runs/{run}"
+        create_link_artifact(link, key="mealrec-mlflow-run", link_text="Training run in MLflow")
+
+
+def _publish_metrics(config: RunConfig, summary: dict[str, Any]) -> None:
+    """One row a system; the champion's (of the one before, where this model is the champion now) are by its own report."""
+    version = summary["model"]["version"]
+    systems = {f"this model, version {version}": summary["metrics"]["test"]["mealrec"]}
+    rival = rival_metrics(config, version)
+    if rival is not None:
+        systems[f"champion to beat, version {rival[0]}"] = rival[1]
+    systems |= {name: values for name, values in summary["metrics"]["test"].items() if name != "mealrec"}
+    shown = ("hr@10", "ndcg@10", "mrr@10")
+    rows = [{"system": name} | {m: round(values[m], 4) for m in shown} for name, values in systems.items()]
+    create_table_artifact(table=rows, key="mealrec-metrics", description="Test metrics against the champion")
+
+
+def _publish_stages(summary: dict[str, Any]) -> None:
     rows = ["| stage | rows in | rows out | quarantined | seconds | |", "|---|---:|---:|---|---:|---|"]
     for name, s in summary["stages"].items():
         rejected = ", ".join(f"{reason} {count}" for reason, count in s["quarantined"].items()) or "-"
         state = "up to date" if s["skipped"] else ""
         rows.append(f"| {name} | {s['rows_in']} | {s['rows_out']} | {rejected} | {s['seconds']:.1f} | {state} |")
-    rows += ["", "| system | HR@10 | NDCG@10 |", "|---|---:|---:|"]
-    for system, values in summary["metrics"]["test"].items():
-        rows.append(f"| {system} | {values['hr@10']:.4f} | {values['ndcg@10']:.4f} |")
     model = summary["model"]
     verdict = "passed" if model["gate"]["passed"] else "refused"
     rows += ["", f"Model `{model['name']}` version {model['version']}, aliases {model['aliases']}; gate {verdict}:"]
     rows += [f"- {reason}" for reason in model["gate"]["reasons"]]
-    create_markdown_artifact(
-        "\n".join(rows), key="mealrec-summary", description="Stages, metrics and the gate's decision"
-    )
-    create_link_artifact(Path(summary["report"]).as_uri(), key="mealrec-report", link_text="Evaluation report")
+    create_markdown_artifact("\n".join(rows), key="mealrec-summary", description="Stages and the gate's decision")
 
 
 def _against_truth(config: RunConfig, stages: dict[str, StageSummary]) -> dict[str, Any] | None:

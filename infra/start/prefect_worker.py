@@ -2,8 +2,10 @@
 
     PREFECT_API_URL=http://127.0.0.1:4200/api .venv/bin/python infra/start/prefect_worker.py
 
-Makes the pool when it is absent and deploys every deployment of prefect.yaml (--no-deploy: leaves them as they are). Run it
-from the project's folder. Prints `ready worker NAME pool=POOL`. Flow runs are its children: they end with it.
+Makes the pool when it is absent, deploys every deployment of prefect.yaml (--no-deploy: leaves them as they are) and ends the
+flow runs that a dead worker left. Run it from the project's folder.
+
+Prints `ready worker NAME pool=POOL`. Flow runs are its children: they end with it.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ def main() -> int:
         deploy = [*PREFECT, "deploy", "--all", "--prefect-file", given.file]
         if subprocess.run(deploy, stdout=sys.stderr, check=False).returncode:
             raise Refused(f"{given.file} was not deployed: see above")
+    # what a worker before us left Running when it died would hold the place of every later night
+    subprocess.run([sys.executable, "-m", "flows.sweep"], stdout=sys.stderr, check=True)
     began = datetime.now(UTC)
     return serve(
         [*PREFECT, "worker", "start", "--pool", given.pool, "--name", given.name, "--limit", str(given.limit)],

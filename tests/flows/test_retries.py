@@ -7,6 +7,7 @@ from prefect import flow, task
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.stages import TASKS, worth_retrying
+from mealrec.claims import Overtaken
 from mealrec.config import ConfigError
 from mealrec.sources.landing import SourceError
 from mealrec.stages import STAGES
@@ -41,5 +42,6 @@ def test_a_lost_disk_is_tried_again_a_mistake_is_not() -> None:
     with prefect_test_harness(server_startup_timeout=120):
         assert attempts(OSError("disk")) == 2
         assert attempts(StageError("too many bad rows")) == 1
+        assert attempts(Overtaken("by a newer run")) == 1
         assert attempts(SourceError("no such file")) == 1
         assert attempts(ConfigError("unknown key")) == 1

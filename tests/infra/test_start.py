@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from tests.integration.servers import START, Stack, stack, until
 
+DEPLOYMENTS = {"nightly", "weekly-full", "backfill", "promote", "adhoc", "sweep"}
 SCRIPTS = sorted(p.stem for p in START.glob("*.py") if p.stem != "foreground")
 
 
@@ -54,11 +55,31 @@ def servers() -> Iterator[Stack]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_every_deployment_is_accepted_and_the_nights_have_their_schedule_and_form(servers: Stack) -> None:
+    servers.worker()
+    with SyncPrefectClient(api=servers.api) as client:
+        deployments = {d.name: d for d in client.read_deployments()}
+    assert set(deployments) == DEPLOYMENTS
+    schedules = {n: [(s.schedule.cron, s.schedule.timezone) for s in d.schedules] for n, d in deployments.items()}
+    assert {n: s for n, s in schedules.items() if s} == {
+        "nightly": [("30 2 * * *", "Europe/Berlin")],
+        "weekly-full": [("0 6 * * 0", "Europe/Berlin")],
+    }
+    for name in ("nightly", "weekly-full", "backfill"):
+        assert deployments[name].global_concurrency_limit.limit == 1
+        assert deployments[name].concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    assert deployments["weekly-full"].parameters["full"] is True
+    assert {"first", "last"} <= set(deployments["backfill"].parameter_openapi_schema["required"])
+    form = deployments["nightly"].parameter_openapi_schema["definitions"]
+    assert {"RunConfig", "TrainConfig", "SessionizeConfig"} <= set(form)
+    assert form["TrainConfig"]["properties"]["workers"]["description"].startswith("Ray Train workers")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_killed_servers_leave_nothing_running_and_start_again_on_their_data(servers: Stack) -> None:
     servers.mlflow()
     servers.worker()
-    with SyncPrefectClient(api=servers.api) as client:
-        assert {d.name for d in client.read_deployments()} >= {"nightly", "promote", "adhoc"}
     experiment = MlflowClient(servers.tracking_uri).create_experiment("kept")
     started = [p for running in servers.running.values() for p in running.servers()]
     assert len(started) >= 4
@@ -72,7 +93,7 @@ def test_killed_servers_leave_nothing_running_and_start_again_on_their_data(serv
     servers.worker("--no-deploy")
     with SyncPrefectClient(api=servers.api) as client:
         assert client.read_work_pool("mealrec").type == "process"
-        assert {d.name for d in client.read_deployments()} >= {"nightly", "promote", "adhoc"}
+        assert {d.name for d in client.read_deployments()} == DEPLOYMENTS
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""A range of days, oldest first: one version of the tables a day, resumable, nothing to do the second time."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.backfill import backfill, days_between
+from mealrec.lake import Lake
+from mealrec.schema import INTERACTIONS, SEQUENCES
+from mealrec.sources.landing import SourceError
+from tests.spark_jobs.test_submit import write_landing
+
+DAYS = ["2026-01-05", "2026-01-06", "2026-01-08"]
+
+
+def test_only_days_of_the_range_that_have_a_file_are_built_oldest_first() -> None:
+    assert days_between(DAYS, date(2026, 1, 6), date(2026, 1, 31)) == ["2026-01-06", "2026-01-08"]
+
+
+def test_a_range_without_a_file_is_an_error_that_names_the_days_there_are() -> None:
+    with pytest.raises(SourceError, match="from 2026-01-05 to 2026-01-08"):
+        days_between(DAYS, date(2026, 2, 1), date(2026, 2, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+def test_each_day_is_a_version_and_the_tables_end_whole(tmp_path: Path) -> None:
+    config = write_landing(tmp_path, days=2, bad=1)
+    lake = Lake(config.lake)
+    with prefect_test_harness(server_startup_timeout=120):
+        rows = backfill(config, date(2026, 1, 5), date(2026, 1, 5))
+        assert [(r["day"], r["interactions"], r["quarantined"], r["built"]) for r in rows] == [
+            ("2026-01-05", 40, 1, True)
+        ]
+        assert lake.read(INTERACTIONS, rows[0]["interactions version"]).num_rows == 40
+        assert lake.read(INTERACTIONS).num_rows == 80, "the day after the range is there again"
+        versions = lake.version(INTERACTIONS), lake.version(SEQUENCES)
+        again = backfill(config, date(2026, 1, 5), date(2026, 1, 6))
+    assert [(r["day"], r["interactions"], r["built"]) for r in again] == [
+        ("2026-01-05", 40, False),
+        ("2026-01-06", 80, False),
+    ]
+    assert (lake.version(INTERACTIONS), lake.version(SEQUENCES)) == versions
