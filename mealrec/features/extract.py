@@ -124,6 +124,8 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
     done = rejected = 0
     total = sum(len(b.videos) for b in todo)
     for status in statuses.iter_rows():
+        for line in status["said"].splitlines():
+            log.info("worker: %s", line)
         done, rejected = done + int(status["videos"]), rejected + int(status["rejected"])
         if time.monotonic() - said > SAY_EVERY_S or done == total:
             said = time.monotonic()
@@ -146,6 +148,7 @@ class ExtractActor:
         self.root = Path(root)
         self.encoders = build(self.config)
         self.decoder = decoder_for(self.encoders, self.config)
+        self.said = _Said()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._do(json.loads(text)) for text in batch["block"].to_pylist()])
@@ -155,6 +158,8 @@ class ExtractActor:
         wanted = [Wanted(**video) for video in block["videos"]]
         spent = Seconds()
         outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent)
+        for row in outcome.quarantine:
+            log.info("%s rejected: %s", row["key"], row["reason"])
         write_part(self.lake, QUARANTINE, block["quarantine_part"], outcome.quarantine)
         write_part(self.lake, FEATURES, block["features_part"], outcome.features)
         return {
@@ -162,7 +167,26 @@ class ExtractActor:
             "rejected": len(outcome.quarantine),
             "seconds_decode": spent.decode,
             "seconds_encode": spent.encode,
+            "said": self.said.take(),
         }
+
+
+class _Said(logging.Handler):
+    """What an actor's process logs travels back with its next status row: on a cluster nobody reads its own log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        logger = logging.getLogger("mealrec")
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def take(self) -> str:
+        lines, self.lines = self.lines, []
+        return "\n".join(lines)
 
 
 def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -180,12 +181,16 @@ def test_killed_between_its_two_commits_the_stage_ends_the_same(
     assert Lake(run_config.lake).version(QUARANTINE) == 0, "and not committed twice"
 
 
-def test_quarantine_rows_of_other_stages_stay(platform: Path, run_config: RunConfig) -> None:
+def test_quarantine_rows_of_other_stages_stay_and_the_actors_lines_arrive(
+    platform: Path, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     other = dict.fromkeys(SCHEMAS[QUARANTINE].names) | {"reason": "future", "key": "e1"}
     other |= {"stage": "sessionize", "ingest_date": "2026-01-01"}
     lake = Lake(run_config.lake)
     lake.write(QUARANTINE, pa.Table.from_pylist([other], schema=SCHEMAS[QUARANTINE]), Provenance("sessionize", "d"))
-    extract(run_config)
+    with caplog.at_level(logging.INFO, "mealrec.extract"):
+        extract(run_config)
+    assert {"worker: e rejected: missing_file", "worker: f rejected: unreadable"} <= set(caplog.messages)
     reasons = sorted(r["reason"] for r in lake.read(QUARANTINE).to_pylist())
     assert reasons == ["future", "missing_file", "unreadable"]
 
