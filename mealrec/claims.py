@@ -56,6 +56,8 @@ def take(root: str, stage: str, run_id: str) -> int:
         held = DeltaTable(uri) if DeltaTable.is_deltatable(uri) else None
         number = ((held.transaction_version(stage) if held else None) or 0) + 1
         properties = CommitProperties(
+            # without it a second one that makes the table would be committed as its next version
+            max_commit_retries=0 if held is None else None,
             app_transactions=[Transaction(stage, number)],
             custom_metadata={STAGE_KEY: stage, NUMBER_KEY: str(number), RUN_KEY: run_id},
         )

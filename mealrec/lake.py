@@ -58,9 +58,10 @@ class Provenance:
     claim: Claim | None = None
 
     def properties(self, retries: int | None = None) -> CommitProperties:
+        """retries: 0 where a table is made, or a second one that makes it would be committed as its next version."""
         return CommitProperties(
-            app_transactions=[self.claim.transaction()] if self.claim else None,
             max_commit_retries=retries,
+            app_transactions=[self.claim.transaction()] if self.claim else None,
             custom_metadata={
                 STAGE_KEY: self.stage,
                 DIGEST_KEY: self.digest,
@@ -204,7 +205,7 @@ class Lake:
                 adds,
                 mode="error",
                 partition_by=partition_by,
-                commit_properties=provenance.properties(),
+                commit_properties=provenance.properties(retries=0),
             )
         else:
             there.create_write_transaction(
@@ -230,7 +231,7 @@ class Lake:
             mode="overwrite",
             predicate=replace if there is not None else None,
             partition_by=list(PARTITIONS[table]) or None,
-            commit_properties=provenance.properties(),
+            commit_properties=provenance.properties(retries=0 if there is None else None),
         )
         version = self.version(table)
         assert version is not None
