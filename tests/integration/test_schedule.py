@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 
+from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
 from mealrec.schema import RECOMMENDATIONS
 from tests.flows.test_pipeline import SMALL
@@ -45,6 +47,7 @@ def alerts() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/told", told
     server.shutdown()
+    server.server_close()
 
 
 def deployments(folder: Path, tracking_uri: str) -> Path:
@@ -80,12 +83,18 @@ def night(alerts: tuple[str, list[dict[str, Any]]]) -> Iterator[Stack]:
         yield servers
 
 
+def at_work(night: Stack, stage: str) -> bool:
+    """Whether the stage has begun to work: it has claimed its right to commit."""
+    claims = str(night.folder / "lake" / CLAIMS)
+    return DeltaTable.is_deltatable(claims) and DeltaTable(claims).transaction_version(stage) is not None
+
+
 @pytest.fixture(scope="module")
 def crashed(night: Stack) -> Any:
     """The first run of the schedule, whose worker was killed with all that it had started."""
     with SyncPrefectClient(api=night.api) as client:
         run = until(lambda: started(client, "nightly"), "the schedule fires")
-        until(lambda: "sessionize" in night.worker().said(), "it is at work")
+        until(lambda: at_work(night, "sessionize"), "it is at work", timeout_s=240)
         night.worker().kill()
         left = client.read_flow_run(run.id)
         assert left.state_type.value == "RUNNING", "nobody was left to say that it ended"
