@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import hooks
+from flows import hooks, sweep
 from flows.stages import TASKS
 from mealrec.config import RunConfig
 
@@ -18,5 +18,6 @@ StageName = Literal[
 @flow(name="mealrec-adhoc", persist_result=False, **hooks.ON)
 def adhoc(config: RunConfig, stage: StageName) -> dict[str, Any]:
     """Run one stage; returns its summary."""
+    sweep.before_a_run()
     summary: dict[str, Any] = TASKS[stage](config).model_dump()
     return summary

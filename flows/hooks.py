@@ -14,7 +14,6 @@ from prefect.logging.loggers import flow_run_logger
 
 from mealrec.config import RunConfig, load
 from mealrec.lake import Lake
-from mealrec.registry.tracking import Tracker
 
 ARTIFACT = "mealrec-failure"
 LONGEST_REASON = 2000
@@ -62,6 +61,8 @@ def close_up(client: SyncPrefectClient, flow_run: FlowRun, state: State[Any]) ->
 
 def close_mlflow_runs(flow_run: FlowRun, status: str) -> list[str]:
     """End the MLflow runs that this flow run started and left running; returns their ids."""
+    from mealrec.registry.tracking import Tracker  # imported when needed: a flow's import stays cheap
+
     given = (flow_run.parameters or {}).get("config")
     if given is None:
         return []

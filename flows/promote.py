@@ -6,16 +6,14 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import hooks
+from flows import hooks, sweep
 from flows.stages import promote as promote_stage
 from mealrec.config import RunConfig
 
 
 @flow(name="mealrec-promote", persist_result=False, **hooks.ON)
-def promote(
-    config: RunConfig, action: Literal["promote", "rollback"] = "promote", to: str | None = None
-) -> dict[str, Any]:
     """`promote` asks the gate and moves the aliases; `rollback` exchanges champion and previous, or makes `to` champion."""
+    sweep.before_a_run()
     if action == "rollback":
         from mealrec.stages.promote import rollback
 

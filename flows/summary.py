@@ -10,9 +10,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
-from mealrec.registry.tracking import Tracker, redact
 from mealrec.sources.landing import locate
-from mealrec.stages.promote import rival_metrics
 from mealrec.stages.summary import StageSummary
 
 SUMMARY = "summary.json"
@@ -50,6 +48,8 @@ def publish(config: RunConfig, summary: dict[str, Any]) -> None:
     create_link_artifact(Path(summary["report"]).as_uri(), key="mealrec-report", link_text="Evaluation report")
     server = config.registry.tracking_uri or ""
     if server.startswith(("http://", "https://")):
+        from mealrec.registry.tracking import Tracker, redact
+
         experiment = Tracker(config.registry, Lake(config.lake, config.work).work).experiment_id
         run = summary["stages"]["train"]["details"]["mlflow_run"]
         link = f"{redact(server)}/#/experiments/{experiment}/runs/{run}"
@@ -58,6 +58,8 @@ def publish(config: RunConfig, summary: dict[str, Any]) -> None:
 
 def _publish_metrics(config: RunConfig, summary: dict[str, Any]) -> None:
     """One row a system; the champion's (of the one before, where this model is the champion now) are by its own report."""
+    from mealrec.stages.promote import rival_metrics  # imported when needed: a flow's import stays cheap
+
     version = summary["model"]["version"]
     systems = {f"this model, version {version}": summary["metrics"]["test"]["mealrec"]}
     rival = rival_metrics(config, version)

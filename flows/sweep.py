@@ -1,5 +1,7 @@
 """Flow runs that a dead worker left Running or Pending: found by their process and their worker, marked as Crashed.
 
+Prefect keeps a process's number but not its machine, so our flows say themselves where they run, as labels of the run.
+
 A deployment that runs one at a time would otherwise refuse every later night while an orphan holds the place.
 
     python -m flows.sweep
@@ -13,7 +15,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -31,25 +33,25 @@ from flows import hooks
 FLOWS = "mealrec-"
 UNFINISHED = ["RUNNING", "PENDING", "CANCELLING"]
 SILENT_S = 120.0  # four missed heartbeats of a worker
-NEVER_STARTED_S = 900.0  # Pending for longer: the worker that took it is not the one that is there now
+NEVER_STARTED_S = 900.0  # longer without a word from the flow itself: the worker that took it is gone
+HOST, PID, WORKER = "mealrec.host", "mealrec.pid", "mealrec.worker"
 
 
-def why_orphaned(state: str, age_s: float, process_alive: bool | None, worker_silent_s: float | None) -> str | None:
-    """The reason to call a flow run an orphan, None while it may be at work.
+def why_orphaned(age_s: float, began: bool, process_alive: bool | None, worker_silent_s: float | None) -> str | None:
+    """The reason to call an unfinished flow run an orphan, None while it may be at work.
 
-    age_s: since it entered its state. process_alive: None where it can't be seen, on another machine or before there was
-    one. worker_silent_s: since a worker that could be its own was last heard of; None: never.
+    age_s: since it entered its state. began: it has said where it runs. process_alive: None where it can't be seen, on
+    another machine. worker_silent_s: since its worker, or any that could run it, was last heard of; None: never.
     """
     if process_alive:
         return None
     if process_alive is False:
         return "its process is gone"
     if age_s > SILENT_S and (worker_silent_s is None or worker_silent_s > SILENT_S):
-        return "no worker that could run it has been heard of for " + (
-            "ever" if worker_silent_s is None else f"{worker_silent_s:.0f} s"
-        )
-    if state == "PENDING" and age_s > NEVER_STARTED_S:
-        return f"it was taken by a worker {age_s:.0f} s ago and never started"
+        silent = "ever" if worker_silent_s is None else f"{worker_silent_s:.0f} s"
+        return f"no worker that could run it has been heard of for {silent}"
+    if not began and age_s > NEVER_STARTED_S:
+        return f"a worker took it {age_s:.0f} s ago and it never began"
     return None
 
 
@@ -60,9 +62,13 @@ def sweep() -> list[str]:
 
 
 def before_a_run() -> None:
-    """The sweep at the start of a scheduled run; a run without a deployment has no server to sweep."""
-    if deployment.id:
-        sweep_orphans(get_run_logger(), ignore=this_run.id)
+    """At the start of a flow: say where it runs, and sweep. A run without a deployment has no server to do so at."""
+    if not deployment.id:
+        return
+    where = {HOST: socket.gethostname(), PID: os.getpid(), WORKER: os.environ.get("PREFECT__WORKER_NAME", "")}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run_labels(UUID(str(this_run.id)), where)
+    sweep_orphans(get_run_logger(), ignore=this_run.id)
 
 
 def sweep_orphans(log: Any, ignore: str | None = None) -> list[str]:
@@ -91,21 +97,17 @@ def _unfinished(client: SyncPrefectClient) -> list[FlowRun]:
 
 
 def _reason(client: SyncPrefectClient, run: FlowRun) -> str | None:
-    now = datetime.now(UTC)
-    host, _, pid = (run.infrastructure_pid or "").rpartition(":")
-    alive = None
-    if host == socket.gethostname() and pid.isdigit():
-        alive = process_runs(int(pid), run.id)
+    now, labels = datetime.now(UTC), run.labels
+    here = labels.get(HOST) == socket.gethostname()
     workers = client.read_workers_for_work_pool(run.work_pool_name) if run.work_pool_name else []
-    # a worker started by infra/start is named after its machine
-    near = [w for w in workers if host and w.name.startswith(f"{host}-")] or workers
-    heard = _latest(w.last_heartbeat_time for w in near)
+    own = [w for w in workers if w.name == labels.get(WORKER)]
+    heard = _latest(w.last_heartbeat_time for w in own or workers)
     since = run.state.timestamp if run.state is not None else now
     return why_orphaned(
-        str(run.state_type.value if run.state_type else ""),
         (now - since).total_seconds(),
-        alive,
-        None if heard is None else (now - heard) / timedelta(seconds=1),
+        HOST in labels,
+        process_runs(int(labels[PID]), run.id) if here else None,
+        None if heard is None else (now - heard).total_seconds(),
     )
 
 
@@ -118,7 +120,7 @@ def process_runs(pid: int, flow_run_id: UUID) -> bool:
     environment = Path(f"/proc/{pid}/environ")
     try:
         os.kill(pid, 0)
-        if not environment.exists():  # no /proc on this system
+        if not Path("/proc/self").exists():  # not on this system
             return True
         return f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode() in environment.read_bytes()
     except (ProcessLookupError, FileNotFoundError):

@@ -14,23 +14,22 @@ from flows.sweep import process_runs, why_orphaned
 
 
 @pytest.mark.parametrize(
-    ("state", "age_s", "process_alive", "worker_silent_s", "words"),
+    ("age_s", "began", "process_alive", "worker_silent_s", "words"),
     [
-        ("RUNNING", 5, False, 1, "process is gone"),
-        ("CANCELLING", 5, False, 1, "process is gone"),
-        ("RUNNING", 9000, True, 9000, None),  # its worker died, the process works on
-        ("RUNNING", 9000, None, 10, None),  # on another machine, whose worker is there
-        ("RUNNING", 9000, None, 200, "no worker .* for 200 s"),
-        ("RUNNING", 9000, None, None, "no worker .* for ever"),
-        ("RUNNING", 5, None, None, None),  # has only just begun
-        ("PENDING", 300, None, 10, None),
-        ("PENDING", 1000, None, 10, "never started"),
+        (5, True, False, 1, "process is gone"),
+        (9000, True, True, 9000, None),  # its worker died, the process works on
+        (9000, True, None, 10, None),  # on another machine, whose worker is there
+        (9000, True, None, 200, "no worker .* for 200 s"),
+        (9000, True, None, None, "no worker .* for ever"),
+        (5, False, None, None, None),  # has only just been taken
+        (300, False, None, 10, None),
+        (1000, False, None, 10, "never began"),
     ],
 )
 def test_a_run_is_an_orphan_when_nothing_can_be_at_work_on_it(
-    state: str, age_s: float, process_alive: bool | None, worker_silent_s: float | None, words: str | None
+    age_s: float, began: bool, process_alive: bool | None, worker_silent_s: float | None, words: str | None
 ) -> None:
-    reason = why_orphaned(state, age_s, process_alive, worker_silent_s)
+    reason = why_orphaned(age_s, began, process_alive, worker_silent_s)
     assert reason is None if words is None else re.search(words, reason or "")
 
 
