@@ -5,7 +5,7 @@
 Makes the pool when it is absent, deploys every deployment of prefect.yaml (--no-deploy: leaves them as they are) and ends the
 flow runs that a dead worker left. Run it from the project's folder.
 
-Prints `ready worker NAME pool=POOL`. A flow run that is at work when the worker is killed alone goes on to its end.
+Prints `ready worker NAME pool=POOL`.
 """
 
 from __future__ import annotations
