@@ -50,7 +50,11 @@ class _Follow(logging.Handler):
 
 @contextmanager
 def shown(stage: str) -> Iterator[None]:
-    """Show a long stage's progress as artifact `mealrec-<stage>` while the body runs; 100 at its end."""
+    """Let a stage's lines through to the flow run's log, and show a long stage's progress as artifact `mealrec-<stage>` while
+    the body runs; 100 at its end."""
+    ours = logging.getLogger("mealrec")
+    if ours.level == logging.NOTSET:  # Prefect gives it a handler, but leaves it at the root's level, which is warnings
+        ours.setLevel(logging.INFO)
     if stage not in LONG:
         yield
         return
