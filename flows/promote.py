@@ -12,6 +12,9 @@ from mealrec.config import RunConfig
 
 
 @flow(name="mealrec-promote", persist_result=False, **hooks.ON)
+def promote(
+    config: RunConfig, action: Literal["promote", "rollback"] = "promote", to: str | None = None
+) -> dict[str, Any]:
     """`promote` asks the gate and moves the aliases; `rollback` exchanges champion and previous, or makes `to` champion."""
     sweep.before_a_run()
     if action == "rollback":
