@@ -48,7 +48,8 @@ def publish(config: RunConfig, summary: dict[str, Any]) -> None:
     create_link_artifact(Path(summary["report"]).as_uri(), key="mealrec-report", link_text="Evaluation report")
     server = config.registry.tracking_uri or ""
     if server.startswith(("http://", "https://")):
-        from mealrec.registry.tracking import Tracker, redact
+        from mealrec.redaction import redact
+        from mealrec.registry.tracking import Tracker
 
         experiment = Tracker(config.registry, Lake(config.lake, config.work).work).experiment_id
         run = summary["stages"]["train"]["details"]["mlflow_run"]
