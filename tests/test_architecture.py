@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +24,6 @@ def test_the_numeric_core_runs_with_torch_and_numpy_alone() -> None:
         "import mealrec.data.packed, mealrec.data.batches\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_nothing_unsafe_is_called() -> None:
-    unsafe = re.compile(r"\bpickle\.loads?\(|shell=True|yaml\.load\(|(?<![\w.])eval\(|(?<![\w.])exec\(")
-    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in SOURCES for m in unsafe.finditer(p.read_text())]
-    loads = [p for p in SOURCES if "torch.load(" in p.read_text()]
-    assert found == []
-    assert [p.name for p in loads] == ["weights.py"]
-    assert "weights_only=True" in loads[0].read_text()
 
 
 def test_files_stay_short_enough_to_read() -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 def cosine_alpha_bar(steps: int) -> Tensor:
     """alpha_bar for t = 0..T, float64 [T+1], strictly decreasing from 1 to above 0 (Nichol and Dhariwal 2021, eq. 17)."""
-    t = torch.arange(steps + 1, dtype=torch.float64) / steps
+    t = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps  # also where the default device is "meta"
     f = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     ratio = (f[1:] / f[:-1]).clamp(min=1e-3)  # beta_t at most 0.999, so that alpha_bar_T stays above 0
-    alpha_bar = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(ratio, 0)])
+    alpha_bar = torch.cat([torch.ones_like(t[:1]), torch.cumprod(ratio, 0)])
     assert bool((alpha_bar[1:] < alpha_bar[:-1]).all()) and float(alpha_bar[-1]) > 0
     return alpha_bar
 

@@ -13,6 +13,23 @@ Prediction = Literal["clean", "noise"]
 Npd = Literal["blind", "told", "augment", "off"]
 
 
+# far beyond any model that trains; a damaged or hostile file must not make us reserve memory
+LIMITS = {
+    "items": (0, 2**31),
+    "frames": (1, 4096),
+    "visual_dim": (0, 2**16),
+    "audio_dim": (0, 2**16),
+    "text_dim": (0, 2**16),
+    "width": (1, 2**14),
+    "layers": (1, 128),
+    "heads": (1, 2**10),
+    "max_history": (1, 2**14),
+    "diffusion_steps": (1, 2**14),
+    "refine_steps": (1, 2**14),
+    "denoiser_layers": (1, 128),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """Everything that decides the parameters' shapes and the forward pass.
@@ -66,6 +83,10 @@ class ModelSettings:
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name}={getattr(self, name)!r}; valid: {', '.join(get_args(kind))}")
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most:
+                raise ValueError(f"{name}={value!r}; valid: whole numbers from {least} to {most}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -60,18 +60,25 @@ class Recommender:
             body = json.loads((directory / "bundle.json").read_text())
             if body.get("format") != FORMAT:
                 raise BundleError(f"{directory}: bundle format {body.get('format')!r}; this version reads {FORMAT}")
-            model = MealRec(ModelSettings(**body["settings"]))
-            model.load_state_dict(load_file(directory / "model.safetensors"))
+            settings, content = ModelSettings(**body["settings"]), ContentArrays.open(directory)
+            model = _model(settings, content, load_file(directory / "model.safetensors"))
             cached = load_file(directory / "catalogue.safetensors")
             video_ids = json.loads((directory / "items.json").read_text())
-            content = ContentArrays.open(directory)
-        except (OSError, json.JSONDecodeError, SafetensorError, TypeError, RuntimeError) as error:
+            described, salience = cached["described"], cached["salience"]
+        except BundleError:
+            raise
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError, TypeError, RuntimeError) as error:
             raise BundleError(f"{directory} is no whole model bundle: {error}") from error
+        if not isinstance(video_ids, list) or not all(isinstance(video, str) for video in video_ids):
+            raise BundleError(f"{directory}: items.json must be a list of video ids")
+        shapes = (tuple(described.shape), tuple(salience.shape))
+        if shapes != ((settings.items + 1, settings.width), (settings.items + 1, settings.frames)):
+            raise BundleError(f"{directory}: catalogue of shapes {shapes} for {settings.items} videos")
         if not len(video_ids) == content.items == model.settings.items:
             raise BundleError(
                 f"{directory}: {len(video_ids)} ids, {content.items} contents, {model.settings.items} in model"
             )
-        return cls(model, content, video_ids, cached["described"], cached["salience"])
+        return cls(model, content, video_ids, described, salience)
 
     @torch.no_grad()
     def recommend(
@@ -121,6 +128,23 @@ class Recommender:
             preference(self.model, self.content.gather, _left_pad([window])).salience[0].numpy()
         )
         return weights
+
+
+def _model(settings: ModelSettings, content: ContentArrays, weights: dict[str, Tensor]) -> MealRec:
+    """The model with its weights. What the settings ask for is compared with what the files hold before anything of that
+    size is reserved. Raises ValueError."""
+    asked = {name: getattr(settings, name) for name in content.dims}
+    if asked != content.dims:
+        raise ValueError(f"settings say {asked}, the content arrays {content.dims}")
+    with torch.device("meta"):  # shapes without memory
+        expected = {name: tuple(tensor.shape) for name, tensor in MealRec(settings).state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        odd = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(f"weights do not fit the settings: {', '.join(odd[:5])}")
+    model = MealRec(settings)
+    model.load_state_dict(weights)
+    return model
 
 
 def _moments(salience: Tensor, times: Tensor) -> Tensor:

@@ -101,11 +101,15 @@ class Landing:
         return digest([[row, self.stat(row["uri"])] for row in self.catalogue().to_pylist()])
 
     def stat(self, uri: str | None) -> list[int] | None:
-        """Size and change time (ns) of the local file that a catalogue uri names; None where there is none to read."""
+        """Size and change time (ns) of the local file that a catalogue uri names; None where there is none to read, or where
+        a relative one leaves root."""
         if not uri or ("://" in uri and not uri.startswith("file://")):
             return None
         try:
-            found = Path(self.resolve(uri)).stat()
+            path = Path(self.resolve(uri))
+            if not uri.startswith(("/", "file://")) and not path.resolve().is_relative_to(self.root.resolve()):
+                return None
+            found = path.stat()
         except (
             OSError,
             ValueError,

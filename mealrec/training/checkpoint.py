@@ -7,6 +7,7 @@ The training order and every random stream are functions of (seed, epoch, step),
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from mealrec.training.optimiser import optimiser
 from mealrec.training.progress import Progress
 from mealrec.training.settings import TrainSettings
 
-FORMAT = 2
+FORMAT = 3
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
@@ -46,6 +47,7 @@ def save(state: State, folder: Path) -> None:
     save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
     body = {
         "format": FORMAT,
+        "sha256": _sha256(folder / TENSORS),  # a file of another checkpoint fits by shape and must not slip in
         "settings": asdict(state.model.settings),
         "progress": state.progress.to_json(),
         "optimiser_steps": counts,
@@ -58,14 +60,28 @@ def save(state: State, folder: Path) -> None:
 def load(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
     """Rebuild the state. Raises CheckpointError when it is damaged or was made with other settings."""
     try:
-        body: dict[str, Any] = json.loads((folder / STATE).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        body: Any = json.loads((folder / STATE).read_text())
+        found = _sha256(folder / TENSORS)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from None
-    if body.get("format") != FORMAT:
-        raise CheckpointError(f"{folder}: format {body.get('format')!r}; this version reads {FORMAT}")
-    if body["settings"] != asdict(settings):
-        raise CheckpointError(f"{folder}: made with other model settings: {_difference(body['settings'], settings)}")
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        kind = body.get("format") if isinstance(body, dict) else None
+        raise CheckpointError(f"{folder}: format {kind!r}; this version reads {FORMAT}")
+    if body.get("settings") != asdict(settings):
+        raise CheckpointError(
+            f"{folder}: made with other model settings: {_difference(body.get('settings'), settings)}"
+        )
+    if body.get("sha256") != found:
+        raise CheckpointError(f"{folder}: {TENSORS} is not the file that {STATE} was written for")
+    try:
+        return _restored(body, load_file(folder / TENSORS), settings, config)
+    except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from None
+
+
+def _restored(
+    body: dict[str, Any], tensors: dict[str, Tensor], settings: ModelSettings, config: TrainSettings
+) -> State:
     state = State.fresh(MealRec(settings), config)
     state.progress = Progress.from_json(body["progress"])
     state.model.load_state_dict(_part(tensors, "model"))
@@ -74,6 +90,11 @@ def load(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
     state.optimiser = optimiser(state.model, state.progress.stage, config)
     _restore_moments(state, _part(tensors, "optimiser"), body["optimiser_steps"])
     return state
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _restore_moments(state: State, moments: dict[str, Tensor], counts: dict[str, float]) -> None:
@@ -97,6 +118,8 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{prefix}."): v for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
-def _difference(stored: dict[str, Any], settings: ModelSettings) -> str:
+def _difference(stored: Any, settings: ModelSettings) -> str:
     now = asdict(settings)
+    if not isinstance(stored, dict):
+        return f"{stored!r} there"
     return ", ".join(f"{k}: {stored.get(k)!r} there, {now[k]!r} here" for k in now if stored.get(k) != now[k])
