@@ -94,7 +94,15 @@ def register(tracker: Tracker, uri: str, run_id: str, tags: dict[str, str], desc
         if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
             raise
         tracker.client.create_registered_model(name, description="Micro-video recommendation (TCD + NPD)")
-    made = tracker.client.create_model_version(name, source=uri, run_id=run_id, tags=tags, description=description)
+    made = tracker.client.create_model_version(
+        name,
+        source=uri,
+        run_id=run_id,
+        tags=tags,
+        description=description,
+        # a server refuses a logged model's address without its id
+        model_id=uri.removeprefix("models:/") if uri.startswith("models:/m-") else None,
+    )
     tracker.client.set_registered_model_alias(name, CHALLENGER, made.version)
     return get(tracker, made.version)
 
