@@ -18,7 +18,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "https://api.osv.dev/v1/query"
 UNREACHABLE = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "NameResolutionError", "ServiceError", "ProxyError")
-TIMEOUT_S = 600
 
 
 def allowed(path: Path) -> dict[str, str]:
@@ -43,11 +42,14 @@ def findings(report: dict[str, Any]) -> list[tuple[str, str, set[str]]]:
     ]
 
 
-def ask(constraints: Path, service: str) -> dict[str, Any] | None:
-    """pip-audit's report; None when the service could not be reached. Raises RuntimeError with what else went wrong."""
+def ask(constraints: Path, service: str, timeout_s: float) -> dict[str, Any] | None:
+    """pip-audit's report; None when the service could not be reached in time. Raises RuntimeError with what else went wrong."""
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(constraints), "--no-deps", "--disable-pip"]
     command += ["--vulnerability-service", "osv", "--osv-url", service, "--format", "json", "--progress-spinner", "off"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return None
     try:
         report: dict[str, Any] = json.loads(done.stdout)
     except json.JSONDecodeError:
@@ -63,13 +65,14 @@ def main() -> int:
     parser.add_argument("--allowed", type=Path, default=Path(__file__).with_name("allowed.txt"))
     parser.add_argument("--service", default=SERVICE, help="address of an OSV service (default %(default)s)")
     parser.add_argument("--unreachable-ok", action="store_true", help="status 0 when the service cannot be reached")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for the whole audit (default %(default)s)")
     given = parser.parse_args()
     try:
         reasons = allowed(given.allowed)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    report = ask(given.constraints, given.service)
+    report = ask(given.constraints, given.service, given.timeout)
     if report is None:
         print(f"could not reach the advisory service {given.service}: nothing was checked")
         return 0 if given.unreachable_ok else 1

@@ -72,7 +72,9 @@ def load(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
             f"{folder}: made with other model settings: {_difference(body.get('settings'), settings)}"
         )
     if body.get("sha256") != found:
-        raise CheckpointError(f"{folder}: {TENSORS} is not the file that {STATE} was written for")
+        raise CheckpointError(
+            f"{folder}: not a whole checkpoint: {TENSORS} is not the file that {STATE} was written for"
+        )
     try:
         return _restored(body, load_file(folder / TENSORS), settings, config)
     except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
