@@ -143,7 +143,9 @@ class ModelConfig(Settings):
     refine_from: Start = Field("content", description="content: refine the clean tokens; noise: generate")
     predict: Prediction = Field("clean", description="what TCD's network predicts: clean tokens or noise")
     denoiser_layers: int = Field(2, ge=1, description="Transformer layers of TCD's denoiser")
-    npd: Npd = Field("blind", description="blind | told the level | augment: corruption without a denoiser | off")
+    npd: Npd = Field(
+        "blind", description="blind | told the level | state: behind the backbone | augment: no denoiser | off"
+    )
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     id_dropout: float = Field(0.1, ge=0, lt=1)
     temperature: float = Field(1.0, gt=0)

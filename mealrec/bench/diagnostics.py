@@ -12,7 +12,7 @@ from torch import Tensor
 from mealrec.bench.cell import Ready
 from mealrec.bench.conditions import corrupted
 from mealrec.data.batches import evaluation_batches
-from mealrec.model import npd
+from mealrec.model import corruption
 from mealrec.model.inference import Tokens, catalogue_tokens, describe_range, preference
 from mealrec.model.mealrec import MealRec
 
@@ -21,7 +21,7 @@ LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5)
 
 
 def diagnose(ready: Ready, max_history: int) -> dict[str, float]:
-    """Figures of a network with NPD or TCD: npd_identifiability_r2, unusual@share (mean ||R|| / ||h|| with that share of the
+    """Figures of a network with NPD or TCD: npd_identifiability_r2, unusual@share (mean `unusual` with that share of the
     history replaced), salience_entropy (1: the plain mean). Empty for a network without either. Deterministic."""
     model = ready.model
     if model is None:
@@ -29,7 +29,7 @@ def diagnose(ready: Ready, max_history: int) -> dict[str, float]:
     out: dict[str, float] = {}
     if model.settings.tcd != "mean":
         out["salience_entropy"] = _entropy(ready, model)
-    if model.settings.npd in ("blind", "told"):
+    if model.settings.npd in ("blind", "told", "state"):
         tokens = catalogue_tokens(model, ready.data.content.gather, ready.data.items)
         histories = _histories(ready, max_history)
         out["npd_identifiability_r2"] = _identifiability(model, ready, histories, tokens)
@@ -70,19 +70,24 @@ def _entropy(ready: Ready, model: MealRec) -> float:
 
 @torch.no_grad()
 def _identifiability(model: MealRec, ready: Ready, histories: list[Tensor], tokens: Tokens | None) -> float:
-    """R^2 of a linear probe for log sigma of Gaussian noise on the item vectors, from the states' coordinates, their squares
-    and log norm: fitted on one half of the viewers, measured on the other (model.md 2.8.1)."""
+    """R^2 of a linear probe for log sigma of Gaussian noise on the item vectors, from what the denoiser reads (its place is the
+    item vectors or the last state): mean coordinates, their squares and the log norm. Fitted on one half of the viewers,
+    measured on the other (model.md 2.8.1)."""
     rng = torch.Generator().manual_seed(0)
     features, levels = [], []
     for history in histories:
         mask = history > 0
         z = _vectors(model, ready, history)
-        drawn = npd.Draw(torch.full((len(history),), npd.GAUSSIAN), _log_uniform(len(history), rng))
-        noisy = npd.corrupt(z, mask, drawn, torch.zeros_like(z), z, rng)
-        state = model.backbone(noisy.z, noisy.mask)[:, -1]
-        scale = state.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-        features.append(torch.cat([state, state.square(), scale.log(), torch.ones_like(scale)], -1))
-        levels.append(drawn.level.log())
+        level = _log_uniform(len(history), rng)
+        drawn = corruption.Draw(torch.full((len(history),), corruption.GAUSSIAN), level)
+        noisy = corruption.corrupt(z, mask, drawn, torch.zeros_like(z), z, mask.shape[1], rng)
+        seen = noisy.z[noisy.mask] if model.settings.npd != "state" else model.backbone(noisy.z, noisy.mask)[:, -1]
+        of = noisy.mask.nonzero()[:, 0] if model.settings.npd != "state" else torch.arange(len(history))
+        size = seen.norm(dim=-1, keepdim=True).clamp(min=1e-6).log()
+        read = torch.cat([seen, seen.square(), size, torch.ones_like(size)], -1)
+        total = torch.zeros(len(history), read.shape[1]).index_add_(0, of, read)
+        features.append(total / total[:, -1:].clamp(min=1))
+        levels.append(level.log())
     x, y = torch.cat(features).double().numpy(), torch.cat(levels).double().numpy()
     order = np.random.default_rng(0).permutation(len(y))
     fit, test = order[: len(y) // 2], order[len(y) // 2 :]
@@ -93,7 +98,7 @@ def _identifiability(model: MealRec, ready: Ready, histories: list[Tensor], toke
 
 
 def _log_uniform(n: int, rng: torch.Generator) -> Tensor:
-    low, high = (math.log(v) for v in npd.SIGMA)
+    low, high = (math.log(v) for v in corruption.SIGMA)
     return torch.exp(low + torch.rand(n, generator=rng) * (high - low))
 
 

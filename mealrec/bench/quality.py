@@ -39,7 +39,15 @@ Say = Callable[[str], None]
 KS = (5, 10, 20)
 MAX_HISTORY = {"microlens50k": 10}  # model.md section 1: 10 for MicroLens, 20 elsewhere
 USUAL_HISTORY = 20
-ROBUST = ("sasrec", "sasrec+content", "sasrec+content+augment", "mealrec", "mealrec:no-npd", "mealrec:augment")
+ROBUST = (
+    "sasrec",
+    "sasrec+content",
+    "sasrec+content+augment",
+    "mealrec",
+    "mealrec:no-npd",
+    "mealrec:state",
+    "mealrec:augment",
+)
 CONDITION_SEED = 1
 
 

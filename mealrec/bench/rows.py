@@ -114,6 +114,7 @@ _ROWS = [
     _variant("no-collaborative", "A3: without the collaborative condition", collaborative=False),
     _variant("no-npd", "A4: without preference denoising", npd="off"),
     _variant("told", "A5: the denoiser is told kind and level in training, nothing at test", npd="told"),
+    _variant("state", "the denoiser behind the backbone, on the final state, as model.md 2.8 has it", npd="state"),
     _variant("augment", "A6: corruption without a denoiser", npd="augment"),
     _variant("shuffled", "A7: tokens in random order", frames="shuffled"),
     _variant("random-tokens", "A7: tokens replaced by noise", frames="random"),

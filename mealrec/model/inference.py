@@ -37,7 +37,7 @@ class Tokens(NamedTuple):
 
 class Preference(NamedTuple):
     """Viewers' denoised states h [B, D] and, for every history position, the frames' salience [B, L, F]; unusual [B]:
-    ||R|| / ||h||, how far the denoiser moved the state (0 without one)."""
+    ||R|| / ||z||, how far the denoiser moved the history's vectors, or the state if it stands there (0 without one)."""
 
     state: Tensor
     salience: Tensor
@@ -97,10 +97,25 @@ def preference(model: MealRec, gather: Gather, history: Tensor, tokens: Tokens |
     refined = None if tokens is None else tokens.refined[videos]
     encoded, _ = model.encode_history(content, scene, rows, users, ids, refined=refined)
     held = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
-    states = model.states(held)
-    state = model.denoise(states, held)[:, -1]
-    moved = (state - states[:, -1]).norm(dim=-1) / states[:, -1].norm(dim=-1).clamp(min=1e-8)
+    state, moved = _denoised(model, held)
     return Preference(state, spread(encoded.salience, mask), moved)
+
+
+def _denoised(model: MealRec, held: History) -> tuple[Tensor, Tensor]:
+    """The newest states [B, D] after NPD, and how far NPD moved what it works on."""
+    if model.settings.npd in ("blind", "told"):
+        z = model.recover(held).z
+        return model.states(held._replace(z=z))[:, -1], _moved(held.z.flatten(1), z.flatten(1))
+    states = model.states(held)[:, -1]
+    if model.settings.npd != "state":
+        return states, torch.zeros_like(states[:, 0])
+    state = model.preferences(held)[:, -1]
+    return state, _moved(states, state)
+
+
+def _moved(before: Tensor, after: Tensor) -> Tensor:
+    out: Tensor = (after - before).norm(dim=-1) / before.norm(dim=-1).clamp(min=1e-8)
+    return out
 
 
 @torch.no_grad()

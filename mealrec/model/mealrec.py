@@ -1,7 +1,7 @@
 """MealRec: content diffusion inside, preference denoising outside, a sequential backbone between them.
 
 content --tokeniser--> x --guidance--> g --TCD(condition)--> xhat --salience--> v --fusion--> z
-z of the history --backbone--> H --NPD--> hhat ;  score = <hhat, zbar> / temperature over the catalogue's item-mode zbar
+z of the history --NPD--> zhat --backbone--> hhat ;  score = <hhat, zbar> / temperature over the catalogue's item-mode zbar
 
 The `plain` vector of a video (mean of its tokens, no diffusion) is what the first training stage learns with, what the
 collaborative condition is computed from, and where the refined vector starts.
@@ -18,7 +18,7 @@ from mealrec.model.backbone import backbone, previous_state
 from mealrec.model.content import TEXT, Content
 from mealrec.model.fusion import Fusion
 from mealrec.model.guidance import TemporalGuidance
-from mealrec.model.npd import PreferenceDenoiser, running_mean
+from mealrec.model.npd import PreferenceDenoiser, Recovered, StateDenoiser, running_mean
 from mealrec.model.salience import SaliencePooling
 from mealrec.model.settings import ModelSettings
 from mealrec.model.summary import Summary, summarise
@@ -71,7 +71,11 @@ class MealRec(nn.Module):
             heads=settings.heads,
             dropout=settings.dropout,
         )
-        self.npd = PreferenceDenoiser(width, heads=settings.heads, told=settings.npd == "told")
+        self.npd = (
+            StateDenoiser(width, heads=settings.heads)
+            if settings.npd == "state"
+            else PreferenceDenoiser(width, told=settings.npd == "told")
+        )
 
     # -- videos ------------------------------------------------------------------------------------------------------
     def scene(self, content: Content) -> Scene:
@@ -196,13 +200,31 @@ class MealRec(nn.Module):
         return out
 
     def preferences(self, history: History, told: Tensor | None = None) -> Tensor:
-        """Denoised states hhat at every position [B, L, D]; the plain states when there is no denoiser."""
-        return self.denoise(self.states(history), history, told)
+        """Denoised states hhat [B, L, D], of which the newest is the viewer's; the plain states without a denoiser."""
+        if self.settings.npd in ("blind", "told"):
+            return self.states(history._replace(z=self.recover(history, told).z))
+        return (
+            self.denoise_states(self.states(history), history) if self.settings.npd == "state" else self.states(history)
+        )
 
-    def denoise(self, states: Tensor, history: History, told: Tensor | None = None) -> Tensor:
-        if self.settings.npd not in ("blind", "told"):
-            return states
-        out: Tensor = self.npd(states, history.mask, running_mean(history.described, history.mask), told)
+    def recover(self, history: History, told: Tensor | None = None) -> Recovered:
+        """NPD before the backbone: the history's item vectors with what does not belong to it taken out."""
+        assert isinstance(self.npd, PreferenceDenoiser)
+        before, after = self.contexts(history.z, history.mask)
+        out: Recovered = self.npd(history.z, before, after, history.mask, told)
+        return out
+
+    def contexts(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """What each position of a history is expected to hold [B, L, D]: from the items before it, and from those after it,
+        read backwards as in the backwards windows of training. Constants: nothing is trained through them."""
+        turn = mask.shape[1] - 1 - torch.argsort(mask.flip(1).long(), dim=1, stable=True)  # padding stays in front
+        turned, there = z.gather(1, turn[..., None].expand_as(z)), mask.gather(1, turn)
+        after = self.users_before((turned + self.backwards) * there[..., None], there)
+        return self.users_before(z, mask), after.gather(1, torch.argsort(turn, 1)[..., None].expand_as(z))
+
+    def denoise_states(self, states: Tensor, history: History) -> Tensor:
+        """NPD behind the backbone, as the specification has it (npd `state`)."""
+        out: Tensor = self.npd(states, history.mask, running_mean(history.described, history.mask))
         return out
 
     def scores(self, preference: Tensor, catalogue: Tensor) -> Tensor:

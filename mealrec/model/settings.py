@@ -10,7 +10,7 @@ Pooling = Literal["diffusion", "attention", "mean"]
 Personal = Literal["denoiser", "pooling"]
 Start = Literal["content", "noise"]
 Prediction = Literal["clean", "noise"]
-Npd = Literal["blind", "told", "augment", "off"]
+Npd = Literal["blind", "told", "state", "augment", "off"]
 
 
 # far beyond any model that trains; a damaged or hostile file must not make us reserve memory
@@ -41,7 +41,8 @@ class ModelSettings:
     same network without noise (`attention`, A8), or their plain mean (A1). personal: where the viewer's collaborative
     signal enters TCD: the `denoiser` (one run for each viewer and position) or only the `pooling` (one run for each
     video). guidance (A2), collaborative (A3): False takes the part away. refine_from, predict: A9. npd: `blind` (the
-    denoiser never sees the level), `told` (A5), `augment` (the same corruptions and losses, no denoiser: A6), `off` (A4).
+    denoiser stands before the backbone and never sees the level), `told` (A5), `state` (it stands behind the backbone, as
+    model.md 2.8 has it), `augment` (the same corruptions, no denoiser: A6), `off` (A4).
     """
 
     items: int

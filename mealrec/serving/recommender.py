@@ -19,7 +19,7 @@ from mealrec.model.inference import plain_state, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 
-FORMAT = 2
+FORMAT = 3
 
 
 class BundleError(ValueError):

@@ -22,7 +22,7 @@ from mealrec.data.packed import Packed
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
 
-FORMAT = 2
+FORMAT = 3
 
 
 def write(model: MealRec, data: Packed, out: Path) -> Path:

@@ -10,6 +10,7 @@ from mealrec.training.progress import Stage
 from mealrec.training.settings import TrainSettings
 
 ID_PARTS = ("ids.", "backbone.")
+NPD_RATE = 3.0  # of lr: the denoiser has the joint stage alone to learn in (benchmarks/LOG.md)
 DIFFUSION_PARTS = ("guidance.", "condition.", "tcd.", "salience.", "npd.", "null_user")
 
 
@@ -34,6 +35,8 @@ def optimiser(model: MealRec, stage: Stage, config: TrainSettings) -> torch.opti
     for name, parameter in trainable(model, stage).items():
         is_new = stage == "warmup" or name.startswith(DIFFUSION_PARTS)
         rate = config.lr if is_new else config.joint_lr
+        if name.startswith("npd.") and model.settings.npd != "state":
+            rate *= NPD_RATE
         decay = config.weight_decay if parameter.dim() >= 2 and "ids." not in name and "position" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -12,24 +12,25 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mealrec.model import npd
+from mealrec.model import corruption
 from mealrec.model.content import TEXT, Content
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.summary import Summary
 from mealrec.model.tcd import Scene
 from mealrec.training.candidates import Candidates
+from mealrec.training.denoising import Clean, before_backbone, behind_backbone, corrupted_history, is_before, reference
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """Weights of the objective; `next_item` is CE on the denoised state and always 1."""
 
-    plain: float = 0.5  # CE(h, y) beside CE(hhat, y)
+    plain: float = 0.5  # CE(h, y) beside CE(hhat, y); 1 where hhat trains the denoiser alone
     tcd: float = 0.1
     npd: float = 0.5  # divergence of the recovered preference from the EMA teacher's on the clean history
+    noise: float = 1.0  # CE of how much of each item is noise, which NPD estimates
     reverse: float = 0.5  # CE of the item before, with the window read backwards
     candidate_dropout: float = 0.15  # share of candidates known by their content alone, as a new video is
 
@@ -105,10 +106,10 @@ def warmup_loss(model: MealRec, inputs: Inputs, weights: LossWeights, positions:
 def joint_loss(
     model: MealRec, teacher: MealRec, inputs: Inputs, weights: LossWeights, positions: float, rng: torch.Generator
 ) -> Losses:
-    """S1: CE(hhat, y) on corrupted histories + plain CE(h, y) + TCD + divergence from the EMA teacher's preference."""
+    """S1: plain CE(h, y) + TCD + what NPD learns from corrupted histories."""
     assert inputs.content is not None
     scene = model.scene(inputs.content)
-    drawn = npd.draw(inputs.history.shape[0], rng) if model.settings.npd != "off" else None
+    drawn = corruption.draw(inputs.history.shape[0], rng) if model.settings.npd != "off" else None
     clean, stripped = _encode_history(model, inputs, scene, rng, drawn)
     described, vectors = _candidate_vectors(model, inputs, weights, rng)
     tcd = _diffusion(model, inputs, scene, rng) / positions
@@ -120,21 +121,40 @@ def joint_loss(
         rest, parts["reverse"] = rest + weights.reverse * before, float(before.detach())
     if drawn is None:
         return Losses(plain + rest, parts)
-    substitutes = vectors[_popular(inputs, rng)]
-    corrupted = npd.corrupt(clean.z, clean.mask, drawn, substitutes, stripped, rng)
-    noisy = History(corrupted.z, clean.described, corrupted.mask)
-    seen = model.backbone.train_states(noisy.z, noisy.mask, rng)
-    told = npd.description(drawn) if model.settings.npd == "told" else None
-    denoised = model.denoise(seen.states, noisy, told)
-    trained = (inputs.target > 0) & corrupted.trusted & seen.trained
-    share = _share(model, inputs, trained)
-    recovered = _loss(model, denoised[trained], vectors, inputs, trained) * share / positions
-    total = recovered + weights.plain * plain + rest
-    parts["next_item"] = float(recovered.detach())
-    if weights.npd and model.settings.npd in ("blind", "told"):
-        away = _divergence(model, teacher, inputs, clean, denoised, vectors, trained) * share / positions
-        total, parts["npd"] = total + weights.npd * away, float(away.detach())
-    return Losses(total, parts)
+    recovery, found = _recovery(
+        model, teacher, Clean(clean, stripped, inputs.history, inputs.target), inputs, vectors, drawn, weights, rng
+    )
+    own = (
+        1.0 if is_before(model) else weights.plain
+    )  # nothing else trains the model behind a denoiser of the item vectors
+    total = recovery * (inputs.target > 0).sum() / positions + own * plain + rest
+    return Losses(total, parts | found)
+
+
+def _recovery(
+    model: MealRec,
+    teacher: MealRec,
+    clean: Clean,
+    inputs: Inputs,
+    vectors: Tensor,
+    drawn: corruption.Draw,
+    weights: LossWeights,
+    rng: torch.Generator,
+) -> tuple[Tensor, dict[str, float]]:
+    """NPD's objective per trained place, and its parts."""
+    facts, candidates = inputs.catalogue, inputs.candidates
+    noisy = corrupted_history(clean, drawn, model.settings.max_history, rng)
+    with torch.no_grad():
+        own = catalogue_vectors(teacher, facts, candidates.items)[1]
+        seen = reference(teacher, own, clean, candidates, facts.available, facts.log_popularity)
+    if is_before(model):
+        found = before_backbone(model, vectors, seen, clean, noisy, drawn, candidates)
+    else:
+        found = behind_backbone(model, vectors, seen, clean, noisy, candidates, rng)
+    total = found.next_item + weights.noise * found.noise
+    if model.settings.npd != "augment":
+        total = total + weights.npd * found.divergence
+    return total, {name: float(part.detach()) for name, part in found._asdict().items()}
 
 
 def _candidate_vectors(
@@ -213,36 +233,8 @@ def _loss(model: MealRec, states: Tensor, vectors: Tensor, inputs: Inputs, at: T
     return inputs.candidates.loss(states, vectors, inputs.target[at], model.settings.temperature)
 
 
-def _divergence(
-    model: MealRec,
-    teacher: MealRec,
-    inputs: Inputs,
-    clean: History,
-    denoised: Tensor,
-    vectors: Tensor,
-    trained: Tensor,
-) -> Tensor:
-    """KL(teacher's preference on the clean history || recovered preference), over the step's candidates, summed.
-
-    Preferences are distributions over candidates, so what is recovered is the ranking and not one direction of the state."""
-    with torch.no_grad():
-        _, reference = catalogue_vectors(teacher, inputs.catalogue, inputs.candidates.items)
-        mask = clean.mask
-        rows = inputs.candidates.rows(inputs.history[mask])
-        popularity = inputs.catalogue.log_popularity[rows]
-        ids = teacher.id_vectors(inputs.history[mask], popularity)
-        z = ids
-        if teacher.settings.content:
-            described = clean.described[mask].detach()
-            z = teacher.fusion(ids, described, inputs.catalogue.available[rows], popularity)
-        states = teacher.backbone(spread(z, mask), mask)[trained]
-        wanted = F.log_softmax(teacher.scores(states, reference)[:, 1:], -1)
-    found = F.log_softmax(model.scores(denoised[trained], vectors)[:, 1:], -1)
-    return F.kl_div(found, wanted, log_target=True, reduction="sum")
-
-
 def _encode_history(
-    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, drawn: npd.Draw | None
+    model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator, drawn: corruption.Draw | None
 ) -> tuple[History, Tensor]:
     """Encode every (viewer, position) under its collaborative condition, with ID dropout. Also the vectors of the same history
     after the MODALITY corruptions of `drawn` (equal elsewhere)."""
@@ -261,7 +253,7 @@ def _encode_history(
         return clean, clean.z
     viewer = mask.nonzero()[:, 0]
     is_stripped = torch.rand(len(rows), generator=rng, device=history.device) < drawn.level[viewer]
-    at = (is_stripped & (drawn.kind[viewer] == npd.MODALITY)).nonzero()[:, 0]
+    at = (is_stripped & (drawn.kind[viewer] == corruption.MODALITY)).nonzero()[:, 0]
     poorer = _poorer(content[rows[at]], rng)
     kept = torch.where(lost[at][:, None], model.null_id, ids[at])
     popularity = torch.where(lost[at], 0.0, content.log_popularity[rows[at]])
@@ -283,12 +275,3 @@ def _diffusion(model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generato
         return scene.x.new_zeros(())
     ids = model.id_vectors(inputs.videos, inputs.content.log_popularity)
     return model.tcd.loss(scene, model.conditions(None, ids, rng), rng)[0]
-
-
-def _popular(inputs: Inputs, rng: torch.Generator) -> Tensor:
-    """Rows of the candidates, drawn by training popularity, one for each place of the histories."""
-    weight = inputs.catalogue.popularity.clone()
-    if float(weight.sum()) <= 0:
-        weight = torch.ones_like(weight)
-    drawn = torch.multinomial(weight, inputs.history.numel(), replacement=True, generator=rng)
-    return drawn.view(inputs.history.shape)

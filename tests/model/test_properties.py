@@ -13,7 +13,7 @@ from mealrec.data.packed import Packed
 from mealrec.model.content import AUDIO, TEXT, Content
 from mealrec.model.inference import catalogue_tokens, describe_range, preference
 from mealrec.model.mealrec import History, MealRec
-from mealrec.model.npd import running_mean
+from mealrec.model.npd import StateDenoiser, running_mean
 from mealrec.model.settings import ModelSettings
 from tests.conftest import write_packed
 
@@ -23,8 +23,11 @@ def model_of(packed: Packed, **changes: object) -> MealRec:
     model = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, **changes))  # type: ignore[arg-type]
     # zero-initialised outputs would hide differences: give them something to say
     with torch.no_grad():
-        for part in (model.tcd.denoiser.out, model.npd.feed[-1]):
-            part.weight.normal_(std=0.3)
+        model.tcd.denoiser.out.weight.normal_(std=0.3)
+        is_behind = isinstance(model.npd, StateDenoiser)
+        (model.npd.feed[-1] if is_behind else model.npd.residual).weight.normal_(std=0.3)  # type: ignore[union-attr]
+        if not is_behind:
+            model.npd.noise.weight.normal_(std=0.3)  # type: ignore[union-attr]
     return model.eval()
 
 
@@ -39,11 +42,36 @@ def encoded(model: MealRec, content: Content) -> tuple[Tensor, Tensor]:
     return out.z, out.salience
 
 
-def test_an_untrained_denoiser_leaves_the_preference_as_it_is(packed: Packed) -> None:
-    model = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8))
-    states, mask = torch.randn(3, 5, 16), torch.ones(3, 5, dtype=torch.bool)
+@pytest.mark.parametrize("npd", ["blind", "told", "state"])
+def test_an_untrained_denoiser_leaves_the_preference_as_it_is(packed: Packed, npd: str) -> None:
+    model = MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, npd=npd)).eval()  # type: ignore[arg-type]
+    mask = torch.ones(3, 5, dtype=torch.bool)
     history = History(torch.randn(3, 5, 16), torch.randn(3, 5, 16), mask)
-    assert torch.equal(model.denoise(states, history), states)
+    assert torch.equal(model.preferences(history), model.states(history))
+
+
+def test_what_is_expected_at_a_position_does_not_come_from_the_item_there(packed: Packed) -> None:
+    model = model_of(packed)
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    mask[1, :2] = False
+    z = torch.randn(2, 5, 16) * mask[..., None]
+    changed = z.clone()
+    changed[:, 3] = torch.randn(2, 16)
+    (before, after), (other_before, other_after) = model.contexts(z, mask), model.contexts(changed, mask)
+    assert torch.allclose(before[:, :4][mask[:, :4]], other_before[:, :4][mask[:, :4]], atol=1e-6)
+    assert torch.allclose(after[:, 3:], other_after[:, 3:], atol=1e-6)
+    assert not torch.allclose(before[:, 4], other_before[:, 4], atol=1e-4)
+    assert not torch.allclose(after[:, 2], other_after[:, 2], atol=1e-4)
+
+
+def test_padding_does_not_change_what_a_denoiser_makes_of_a_history(packed: Packed) -> None:
+    model = model_of(packed)
+    z = torch.randn(1, 3, 16)
+    short = model.recover(History(z, z, torch.ones(1, 3, dtype=torch.bool)))
+    longer = torch.cat([torch.zeros(1, 2, 16), z], 1)
+    padded = model.recover(History(longer, longer, torch.tensor([[False, False, True, True, True]])))
+    assert torch.allclose(short.z, padded.z[:, 2:], atol=1e-5) and not bool(padded.z[:, :2].any())
+    assert torch.allclose(short.noise, padded.noise[:, 2:], atol=1e-5)
 
 
 def test_padding_frames_change_nothing(packed: Packed) -> None:
@@ -129,9 +157,9 @@ def test_states_do_not_see_later_items(packed: Packed) -> None:
     mask = torch.ones(1, 6, dtype=torch.bool)
     z = torch.randn(1, 6, 16)
     changed = z.clone()
-    changed[:, 4] += 1
-    first = model.preferences(History(z, z, mask))
-    second = model.preferences(History(changed, changed, mask))
+    changed[:, 4] = torch.randn(16)
+    first = model.states(History(z, z, mask))
+    second = model.states(History(changed, changed, mask))
     assert torch.allclose(first[:, :4], second[:, :4], atol=1e-6)
     assert not torch.allclose(first[:, 4], second[:, 4], atol=1e-4)
 
@@ -188,6 +216,7 @@ def test_more_refinement_steps_are_deterministic_and_differ_from_one(packed: Pac
         {"predict": "noise"},
         {"npd": "off"},
         {"npd": "augment"},
+        {"npd": "state"},
         {"content": False},
     ],
     ids=str,
@@ -208,7 +237,7 @@ def opinionated(packed: Packed, **changes: object) -> MealRec:
 
 
 def test_a_switch_names_its_valid_values(packed: Packed) -> None:
-    with pytest.raises(ValueError, match="npd='blnd'; valid: blind, told, augment, off"):
+    with pytest.raises(ValueError, match="npd='blnd'; valid: blind, told, state, augment, off"):
         model_of(packed, npd="blnd")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mealrec.data.packed import Packed
-from mealrec.model import npd
+from mealrec.model import corruption
 from mealrec.model.content import AUDIO, VIDEO
 from mealrec.model.mealrec import MealRec
-from mealrec.model.settings import ModelSettings
+from mealrec.model.settings import ModelSettings, Npd
 from mealrec.training import step
 from mealrec.training.candidates import everything
+from mealrec.training.denoising import Clean, strangers
 from mealrec.training.loop import catalogue_facts
 from mealrec.training.step import Inputs, LossWeights, distinct, joint_loss
 
@@ -19,9 +22,9 @@ HISTORY = torch.tensor([[0, 1, 2, 6], [7, 8, 9, 10], [0, 0, 11, 12]])
 TARGET = torch.tensor([[0, 2, 6, 13], [8, 9, 10, 14], [0, 0, 12, 15]])
 
 
-def model_of(packed: Packed) -> MealRec:
+def model_of(packed: Packed, npd: Npd = "blind") -> MealRec:
     torch.manual_seed(0)
-    return MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, dropout=0.0)).train()
+    return MealRec(ModelSettings(**packed.content.dims, width=16, max_history=8, dropout=0.0, npd=npd)).train()
 
 
 def inputs_of(packed: Packed) -> Inputs:
@@ -32,7 +35,7 @@ def inputs_of(packed: Packed) -> Inputs:
 
 def encoded(packed: Packed, kind: int, level: float) -> tuple[torch.Tensor, torch.Tensor]:
     model, inputs = model_of(packed), inputs_of(packed)
-    drawn = npd.Draw(torch.full((3,), kind), torch.full((3,), level))
+    drawn = corruption.Draw(torch.full((3,), kind), torch.full((3,), level))
     clean, stripped = step._encode_history(
         model, inputs, model.scene(inputs.content), torch.Generator().manual_seed(1), drawn
     )
@@ -41,14 +44,14 @@ def encoded(packed: Packed, kind: int, level: float) -> tuple[torch.Tensor, torc
 
 def test_modalities_are_lost_by_the_viewers_drawn_for_it_and_at_their_level(packed: Packed) -> None:
     mask = HISTORY > 0
-    clean, stripped = encoded(packed, npd.MODALITY, 1.0)
+    clean, stripped = encoded(packed, corruption.MODALITY, 1.0)
     changed = (clean != stripped).any(-1)
     assert not bool(changed[~mask].any())
     # a video that had no such modality to lose stays as it was; nearly all lose something at level 1
     assert float(changed[mask].float().mean()) > 0.8
-    clean, stripped = encoded(packed, npd.MODALITY, 0.0)
+    clean, stripped = encoded(packed, corruption.MODALITY, 0.0)
     assert torch.equal(clean, stripped)
-    clean, stripped = encoded(packed, npd.GAUSSIAN, 1.0)
+    clean, stripped = encoded(packed, corruption.GAUSSIAN, 1.0)
     assert torch.equal(clean, stripped)
 
 
@@ -86,3 +89,37 @@ def test_every_part_of_the_model_gets_a_gradient_in_the_joint_stage(packed: Pack
     }
     assert {"ids", "tokeniser", "guidance", "tcd", "salience", "fusion", "backbone", "npd", "condition"} <= touched
     assert without <= {"npd", "guidance"}  # nothing but unused biases
+
+
+def gradients(packed: Packed, npd: Npd, weights: LossWeights) -> dict[str, torch.Tensor]:
+    """Of what is learned from corrupted histories alone, those that are not zero."""
+    model, inputs, rng = model_of(packed, npd), inputs_of(packed), torch.Generator().manual_seed(5)
+    drawn = corruption.Draw(torch.full((3,), corruption.GAUSSIAN), torch.full((3,), 0.5))
+    held, stripped = step._encode_history(model, inputs, model.scene(inputs.content), rng, drawn)
+    _, vectors = step._candidate_vectors(model, inputs, weights, rng)
+    clean = Clean(held, stripped, inputs.history, inputs.target)
+    step._recovery(model, model_of(packed, npd), clean, inputs, vectors, drawn, weights, rng)[0].backward()  # type: ignore[no-untyped-call]
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {name: gradient for name, gradient in found.items() if float(gradient.abs().sum()) > 0}
+
+
+def test_what_a_denoiser_before_the_backbone_learns_from_reaches_nothing_else(packed: Packed) -> None:
+    assert {name.split(".")[0] for name in gradients(packed, "blind", LossWeights())} == {"npd"}
+    assert {"npd", "backbone", "ids"} <= {name.split(".")[0] for name in gradients(packed, "state", LossWeights())}
+
+
+def test_the_estimate_of_the_noise_is_trained_by_its_own_weight(packed: Packed) -> None:
+    weights = LossWeights(npd=0.0)
+    without = gradients(packed, "blind", replace(weights, noise=0.0)).get("npd.noise.weight", torch.zeros(1))
+    once, twice = (gradients(packed, "blind", replace(weights, noise=w))["npd.noise.weight"] for w in (1.0, 2.0))
+    assert float((once - without).abs().max()) > 0
+    assert torch.allclose(twice - without, 2 * (once - without), atol=1e-6)
+
+
+def test_strangers_are_valid_items_of_other_viewers(packed: Packed) -> None:
+    mask = HISTORY > 0
+    z = torch.where(mask, torch.arange(3)[:, None] + 1.0, 0.0)[..., None]  # every item says whose it is
+    drawn = torch.cat([strangers(z, mask, torch.Generator().manual_seed(s)) for s in range(50)], 2)
+    assert float(drawn.min()) > 0
+    for viewer in range(3):
+        assert set(drawn[viewer].flatten().tolist()) == {1.0, 2.0, 3.0} - {viewer + 1.0}

@@ -1,0 +1,154 @@
+"""What NPD learns from: the same history corrupted (model.md 2.8), seen by the denoiser or, without one, by the backbone.
+
+A denoiser before the backbone is trained alone: its losses reach nothing else. Trained through the backbone it kept a
+smaller share of its hits and the backbone lost clean accuracy. The backbone stays in training mode: without dropout it knows
+its training histories by heart, and every item that it has not learned looks like a stranger (benchmarks/LOG.md). Imports
+torch alone.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from mealrec.model.corruption import Corrupted, Draw, corrupt, description
+from mealrec.model.layers import spread
+from mealrec.model.mealrec import History, MealRec
+from mealrec.model.npd import PreferenceDenoiser
+from mealrec.training.candidates import Candidates
+
+
+class Clean(NamedTuple):
+    """What is corrupted, and what it should be recovered to: the history in vectors, the same stripped of modalities
+    [B, L, D], items and targets [B, L]."""
+
+    history: History
+    stripped: Tensor
+    items: Tensor
+    target: Tensor
+
+
+class Reference(NamedTuple):
+    """The averaged model's view: candidates' vectors [C, D] and its states [B, L, D] on the clean history."""
+
+    vectors: Tensor
+    states: Tensor
+
+
+class Recovery(NamedTuple):
+    """Losses per trained place: cross-entropy of the next item, divergence from the averaged model's preference on the clean
+    history, and cross-entropy of how much of each item is noise (0 where no denoiser estimates it)."""
+
+    next_item: Tensor
+    divergence: Tensor
+    noise: Tensor
+
+
+def is_before(model: MealRec) -> bool:
+    """Whether NPD stands before the backbone."""
+    return isinstance(model.npd, PreferenceDenoiser) and model.settings.npd in ("blind", "told")
+
+
+def corrupted_history(clean: Clean, drawn: Draw, longest: int, rng: torch.Generator) -> Corrupted:
+    """The drawn corruptions of a step's histories, each with strangers from the others."""
+    z, mask = clean.history.z, clean.history.mask
+    return corrupt(z, mask, drawn, strangers(z, mask, rng), clean.stripped, longest, rng)
+
+
+def strangers(z: Tensor, mask: Tensor, rng: torch.Generator) -> Tensor:
+    """For every place [B, L, D] an item of another viewer of the step, histories left-padded: a popular video is drawn as
+    often as it is watched, and its vector was made as those around it were, so that nothing but its being out of place tells
+    it from them (vectors of the catalogue, which no viewer weighed, could be told by that). A step of one viewer has only
+    its own items."""
+    viewers, length = mask.shape
+    device = mask.device
+    step = torch.randint(0, max(viewers - 1, 1), mask.shape, generator=rng, device=device) + 1
+    other = (torch.arange(viewers, device=device)[:, None] + step) % viewers
+    back = torch.rand(mask.shape, generator=rng, device=device) * mask.sum(1)[other]
+    return z[other, length - 1 - back.long()]
+
+
+def reference(
+    teacher: MealRec, vectors: Tensor, clean: Clean, candidates: Candidates, available: Tensor, log_popularity: Tensor
+) -> Reference:
+    """The averaged model on the clean history with every ID; vectors [C, D] are its own, available and log_popularity those
+    of the candidates."""
+    mask = clean.history.mask
+    rows = candidates.rows(clean.items[mask])
+    z = teacher.id_vectors(clean.items[mask], log_popularity[rows])
+    if teacher.settings.content:
+        z = teacher.fusion(z, clean.history.described[mask].detach(), available[rows], log_popularity[rows])
+    return Reference(vectors, teacher.backbone(spread(z, mask), mask))
+
+
+def before_backbone(
+    model: MealRec,
+    vectors: Tensor,
+    seen: Reference,
+    clean: Clean,
+    noisy: Corrupted,
+    drawn: Draw,
+    candidates: Candidates,
+) -> Recovery:
+    """Losses of a denoiser before the backbone. It reads items on both sides, so the newest place alone is trained."""
+    assert isinstance(model.npd, PreferenceDenoiser)
+    told = description(drawn) if model.settings.npd == "told" else None
+    z, mask = noisy.z.detach(), noisy.mask
+    before, after = model.contexts(z, mask)
+    found = model.npd(z, before, after, mask, told)
+    newest = torch.zeros_like(mask)
+    newest[:, -1] = True
+    trained = newest & _trainable(noisy, clean)
+    backbone = {name: p.detach() for name, p in model.backbone.named_parameters()}
+    states = functional_call(model.backbone, backbone, (found.z, mask))
+    noise = F.binary_cross_entropy_with_logits(found.noise[mask], noisy.noise[mask])
+    return _recovery(model, states, vectors.detach(), seen, clean, noisy, trained, candidates)._replace(noise=noise)
+
+
+def behind_backbone(
+    model: MealRec,
+    vectors: Tensor,
+    seen: Reference,
+    clean: Clean,
+    noisy: Corrupted,
+    candidates: Candidates,
+    rng: torch.Generator,
+) -> Recovery:
+    """Losses of the backbone on corrupted histories, with the denoiser of the specification behind it or with none (A6)."""
+    described = clean.history.described
+    described = described.gather(1, noisy.place[..., None].expand(-1, -1, described.shape[-1]))
+    held = History(noisy.z, described, noisy.mask)
+    states, can_train = model.backbone.train_states(held.z, held.mask, rng)
+    if model.settings.npd == "state":
+        states = model.denoise_states(states, held)
+    return _recovery(model, states, vectors, seen, clean, noisy, can_train & _trainable(noisy, clean), candidates)
+
+
+def _trainable(noisy: Corrupted, clean: Clean) -> Tensor:
+    return noisy.mask & noisy.trusted & (clean.target.gather(1, noisy.place) > 0)
+
+
+def _recovery(
+    model: MealRec,
+    states: Tensor,
+    vectors: Tensor,
+    seen: Reference,
+    clean: Clean,
+    noisy: Corrupted,
+    trained: Tensor,
+    candidates: Candidates,
+) -> Recovery:
+    """Preferences are distributions over candidates, so what is recovered is the ranking and not one direction of the state:
+    KL(averaged model's preference on the clean history || recovered preference)."""
+    place, count = noisy.place[trained], trained.sum().clamp(min=1)
+    viewer = trained.nonzero()[:, 0]
+    temperature = model.settings.temperature
+    next_item = candidates.loss(states[trained], vectors, clean.target[viewer, place], temperature) / count
+    wanted = F.log_softmax(model.scores(seen.states[viewer, place], seen.vectors)[:, 1:], -1)
+    found = F.log_softmax(model.scores(states[trained], vectors)[:, 1:], -1)
+    away = F.kl_div(found, wanted.detach(), log_target=True, reduction="sum") / count
+    return Recovery(next_item, away, next_item.new_zeros(()))
