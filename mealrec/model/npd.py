@@ -22,9 +22,8 @@ from torch.nn import functional as F
 from mealrec.model.corruption import KINDS, description, untouched
 from mealrec.model.layers import Dropout, causal_mask
 
-# Of the newest item only a part of what is called noise is taken out. Nothing after it can speak for it, and every newest item of
-# training was learned by heart, so that a viewer's true newest item looks more like a stranger than training's did (measured:
-# benchmarks/LOG.md).
+# Of the newest item only a part of what is called noise is taken out: nothing after it can speak for it, and every newest item
+# of training was learned by heart, so that a viewer's true one looks more like a stranger (measured: benchmarks/LOG.md)
 NEWEST = 0.3
 NOISE_START = -3.0  # logit: an item is taken for clean until the denoiser has learned otherwise
 
