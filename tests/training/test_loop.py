@@ -12,7 +12,7 @@ import torch
 
 from mealrec.data.packed import Packed
 from mealrec.data.split import leave_one_out
-from mealrec.model.mealrec import History, MealRec
+from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.training import checkpoint
 from mealrec.training.checkpoint import CheckpointError
@@ -104,25 +104,6 @@ def test_the_id_only_model_does_not_depend_on_content(packed: Packed) -> None:
     everything = torch.arange(packed.items + 1)
     one = catalogue_vectors(state.model, Trainer(packed, CONFIG, seed=1).facts, everything)[1]
     assert torch.equal(one, catalogue_vectors(state.model, blank.facts, everything)[1])
-
-
-def test_the_denoiser_learns_which_item_does_not_belong_to_a_history(packed: Packed) -> None:
-    torch.manual_seed(5)
-    config = dataclasses.replace(CONFIG, warmup_epochs=20, patience=40, joint_epochs=20)
-    settings = ModelSettings(**packed.content.dims, width=16, max_history=8, tcd="mean", dropout=0.1)
-    state = State.fresh(MealRec(settings), config)
-    trainer = Trainer(packed, config, seed=1)
-    trainer.run(state)
-    model = state.teacher.eval()
-    start, at = torch.arange(1, 21)[:, None], 2
-    items = start + torch.arange(6)  # consecutive, as every viewer watches them
-    items[:, at] = (items[:, at] + 14) % packed.items + 1
-    vectors = catalogue_vectors(model, trainer.facts, torch.arange(packed.items + 1))[1]
-    held = History(vectors[items], vectors[items], torch.ones(20, 6, dtype=torch.bool))
-    found = model.recover(held)
-    assert float((found.noise.argmax(1) == at).float().mean()) > 0.7
-    moved = (found.z - held.z).norm(dim=-1)
-    assert float(moved[:, at].mean()) > 2 * float(moved[:, [0, 1, 3, 4, 5]].mean())
 
 
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec", "nextitnet"])
