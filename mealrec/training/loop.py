@@ -24,7 +24,7 @@ from mealrec.model.mealrec import MealRec
 from mealrec.training.average import decay_at, follow
 from mealrec.training.candidates import Candidates, everything, sampled
 from mealrec.training.facts import catalogue_facts, negatives, plain_vectors
-from mealrec.training.optimiser import optimiser
+from mealrec.training.optimiser import clipped, optimiser
 from mealrec.training.peers import Peers
 from mealrec.training.progress import STAGES, Progress
 from mealrec.training.settings import TrainSettings
@@ -175,7 +175,8 @@ class Trainer:
         losses = self._losses(state, batch, rng)
         losses.total.backward()  # type: ignore[no-untyped-call]
         self.peers.add_gradients(state.model.parameters())
-        nn.utils.clip_grad_norm_([p for p in state.model.parameters() if p.requires_grad], self.config.clip_norm)
+        for group in clipped(state.model):  # each by itself: the denoiser's steps must not shorten the model's
+            nn.utils.clip_grad_norm_(group, self.config.clip_norm)
         state.optimiser.step()
         follow(state.teacher, state.model, self._decay(state, step))
         return losses

@@ -44,3 +44,11 @@ def optimiser(model: MealRec, stage: Stage, config: TrainSettings) -> torch.opti
         betas=(0.9, 0.98),
         fused=True,
     )
+
+
+def clipped(model: MealRec) -> list[list[nn.Parameter]]:
+    """Trainable parameters whose gradients are clipped together: the denoiser's, which learns from losses of its own, and all
+    others."""
+    own = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith("npd.")]
+    others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("npd.")]
+    return [group for group in (own, others) if group]

@@ -27,7 +27,7 @@ from mealrec.training.denoising import Clean, before_backbone, behind_backbone, 
 class LossWeights:
     """Weights of the objective; `next_item` is CE on the denoised state and always 1."""
 
-    plain: float = 0.5  # CE(h, y) beside CE(hhat, y); 1 more where the denoiser learns alone
+    plain: float = 0.5  # CE(h, y) beside CE(hhat, y); 1 where the denoiser learns alone
     tcd: float = 0.1
     npd: float = 0.5  # divergence of the recovered preference from the EMA teacher's on the clean history
     noise: float = 1.0  # CE of how much of each item is noise, which NPD estimates
@@ -124,7 +124,9 @@ def joint_loss(
     recovery, found = _recovery(
         model, teacher, Clean(clean, stripped, inputs.history, inputs.target), inputs, vectors, drawn, weights, rng
     )
-    own = weights.plain + is_before(model)  # nothing else trains the model around a denoiser that learns alone
+    own = (
+        1.0 if is_before(model) else weights.plain
+    )  # around a denoiser that learns alone, nothing else trains the model
     part = (inputs.target > 0).sum() / positions  # of all workers' positions
     total = recovery * part + own * plain + rest
     return Losses(total, parts | {name: value * float(part) for name, value in found.items()})

@@ -16,6 +16,7 @@ from mealrec.training import step
 from mealrec.training.candidates import everything
 from mealrec.training.denoising import Clean, strangers
 from mealrec.training.loop import catalogue_facts
+from mealrec.training.optimiser import clipped
 from mealrec.training.step import Inputs, LossWeights, distinct, joint_loss
 
 HISTORY = torch.tensor([[0, 1, 2, 6], [7, 8, 9, 10], [0, 0, 11, 12]])
@@ -123,3 +124,12 @@ def test_strangers_are_valid_items_of_other_viewers(packed: Packed) -> None:
     assert float(drawn.min()) > 0
     for viewer in range(3):
         assert set(drawn[viewer].flatten().tolist()) == {1.0, 2.0, 3.0} - {viewer + 1.0}
+
+
+def test_the_denoisers_gradients_are_clipped_apart_from_the_models(packed: Packed) -> None:
+    model = model_of(packed)
+    own, others = clipped(model)
+    assert {id(p) for p in own} == {id(p) for p in model.npd.parameters()}
+    assert len(own) + len(others) == len(list(model.parameters()))
+    model.npd.requires_grad_(False)
+    assert [id(p) for group in clipped(model) for p in group] == [id(p) for p in others]
