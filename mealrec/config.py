@@ -223,7 +223,7 @@ class RegistryConfig(Settings):
     min_viewers: int = Field(30, ge=1, description="fewer test viewers decide nothing")
     min_slice_viewers: int = Field(50, ge=1, description="a slice of the champion's report this large must be measured")
     min_coverage: float = Field(0.5, ge=0, le=1, description="share of the champion's catalogue coverage to be kept")
-    max_latency_ms: float = Field(500.0, gt=0, description="95th percentile of one viewer's request, one thread")
+    max_latency_ms: float = Field(2000.0, gt=0, description="95th percentile of one viewer's request, one thread")
 
 
 class RecommendConfig(Settings):
