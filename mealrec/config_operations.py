@@ -40,6 +40,9 @@ class ServeConfig(Settings):
     poll_s: float = Field(5.0, gt=0, description="seconds between looks at the registry's aliases and the lake")
     max_in_flight: int = Field(32, ge=1, description="requests a replica holds; one more is answered with 503")
     deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
+    benchmarks: str | None = Field(
+        None, description="result file of `mealrec bench quality` whose rows the page shows as ablations"
+    )
 
 
 class Bounds(Settings):

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from mealrec import __version__
 from mealrec.config import ServeConfig
+from mealrec.serving import page
 from mealrec.serving.api import router
 from mealrec.serving.guard import LOOPBACK, OPEN_PATHS, Guard, Limits
 from mealrec.serving.messages import FieldProblem, problem
@@ -50,6 +51,7 @@ def build(
     app.state.metrics, app.state.replica, app.state.peers = Metrics(models), replica, peers
     app.state.one_at_a_time = CapacityLimiter(1)
     app.include_router(router)
+    app.include_router(page.router)
     _explain_errors(app, settings)
     limits = Limits(settings.max_in_flight, token_digest, settings.host in LOOPBACK)
     app.add_middleware(Guard, limits=limits)

@@ -1,6 +1,6 @@
 """What the page shows of the lake: viewers, titles, frames. Look-ups by id on pinned versions; nothing grows with the viewers.
 
-Cost of a look-up: the row groups of one table that may hold the ids. Titles are read with the catalogue file, once a change of it.
+Cost of a look-up: the row groups of one table that may hold the ids. Titles come with the catalogue file, read once a change.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mealrec.serving.messages import MAX_BODY_BYTES, problem
 
-OPEN_PATHS = ("/healthz",)  # probes carry no token, and are answered under any load
+PAGE_FILES = ("/", "/page/app.js", "/page/charts.js", "/page/style.css")  # no data in them; the page asks for a token
+OPEN_PATHS = ("/healthz", *PAGE_FILES)  # probes carry no token, and are answered under any load
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 RETRY_AFTER = {"Retry-After": "1"}
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from mealrec.registry.promotion import PromotionError
 from mealrec.serving.gallery import MOST_VIEWERS, Gallery
+from mealrec.serving.guard import PAGE_FILES
 from mealrec.serving.messages import Id
 from mealrec.serving.models import NoModel
 from mealrec.serving.run_report import run_report
@@ -17,8 +18,7 @@ from mealrec.serving.strips import dressed, strips
 
 router = APIRouter(include_in_schema=False)
 
-# what the page loads before anybody could have given a token: no data
-STATIC = {"/": "index.html", "/page/app.js": "app.js", "/page/charts.js": "charts.js", "/page/style.css": "style.css"}
+STATIC = dict(zip(PAGE_FILES, ("index.html", "app.js", "charts.js", "style.css"), strict=True))
 TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -90,7 +90,7 @@ async def run(request: Request, alias: Alias = "champion") -> dict[str, Any]:
 @router.get("/page/aliases")
 async def aliases(request: Request) -> dict[str, Any]:
     """Which versions serve."""
-    found = {}
+    found: dict[str, dict[str, str] | None] = {}
     for alias in ("champion", "challenger"):
         try:
             served = request.app.state.models.get(alias)

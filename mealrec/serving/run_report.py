@@ -1,7 +1,7 @@
 """The run behind a served version, for the page: curves, metrics, slices, tables, drift, ablations, promotions.
 
-Everything is read when it is asked for: the report from the registry, counts from the tables' commits, drift from the work folder.
-Cost: one artifact, and up to PROFILED rows of `interactions` for the histograms."""
+Everything is read when asked for: the report from the registry, counts from the tables' commits, drift from the work
+folder. Cost: one artifact, and up to PROFILED rows of `interactions` for the histograms."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Two nights on a team's servers: PostgreSQL, Prefect, MLflow, a worker and a Ray cluster of three nodes, started by hand as
-infra/README.md says. In the first night everything that can die is killed once; the schedule still ends in a promoted model. In the
-second there is a new day with new and broken videos. Then a worse model is refused and a rollback takes place while requests run.
+infra/README.md says. In the first night everything that can die is killed once; the schedule still ends in a promoted model.
+In the second there is a new day with new and broken videos. Then a worse model is refused, and a rollback takes place while
+requests run.
 
 The tests are chapters of one story: each goes on where the one before it ended."""
 

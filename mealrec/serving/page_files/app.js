@@ -107,14 +107,24 @@ async function listViewers() {
   if (!viewers.length) $("viewer-list").replaceChildren(el("li", { class: "muted" }, "No viewer's id begins so."));
 }
 
+// counts are numbers, measures are wrapped by `measure`: a metric of exactly 1 still has its four digits
+const measure = (value, digits = 4) => el("span", { "data-n": "" }, fixed(value, digits));
+const isNumber = (value) => typeof value === "number" || (value instanceof HTMLElement && "n" in value.dataset);
+
 function table(head, rows) {
-  const cell = (kind, value) => el(kind, { class: typeof value === "number" ? "n" : null },
-    value instanceof Node ? value : typeof value === "number" && !Number.isInteger(value) ? fixed(value) : String(value ?? "–"));
-  return el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h) => cell("th", h)))),
-    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value) => cell("td", value))))));
+  const numeric = head.map((_, column) => rows.some((row) => isNumber(row[column])));
+  const cell = (kind, value, column) => el(kind, { class: numeric[column] ? "n" : null },
+    value instanceof Node ? value : String(value ?? "–"));
+  return el("table", {}, el("thead", {}, el("tr", {}, ...head.map((h, column) => cell("th", h, column)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value, column) => cell("td", value, column))))));
 }
 
 const card = (title, ...content) => el("section", { class: "card", "data-plot": title }, el("h3", {}, title), ...content);
+const wide = (title, ...content) => {
+  const made = card(title, ...content);
+  made.classList.add("wide");
+  return made;
+};
 const none = (words) => el("p", { class: "muted" }, words);
 
 function metricCards(report) {
@@ -124,11 +134,11 @@ function metricCards(report) {
     return found ? `${found.mean >= 0 ? "+" : ""}${fixed(found.mean)} [${fixed(found.low)}, ${fixed(found.high)}]` : "";
   };
   return [
-    card("Metrics", table(["system", "HR@10", "NDCG@10", "MRR@10", "NDCG@10 of MealRec minus it"],
-      systems.map(([name, m]) => [name, m["hr@10"], m["ndcg@10"], m["mrr@10"], span(name)]))),
+    wide("Metrics", table(["system", "HR@10", "NDCG@10", "MRR@10", "NDCG@10 of MealRec minus it"],
+      systems.map(([name, m]) => [name, measure(m["hr@10"]), measure(m["ndcg@10"]), measure(m["mrr@10"]), span(name)]))),
     card("NDCG@10", bars("NDCG@10 by system", "system", "NDCG@10", systems.map(([name, m]) => [name, m["ndcg@10"]]))),
-    card("Slices", table(["slice", "viewers", ...systems.map(([name]) => `HR@10 ${name}`)],
-      report.slices.map((s) => [s.slice, s.viewers, ...systems.map(([name]) => s[name])]))),
+    wide("Slices", table(["slice", "viewers", ...systems.map(([name]) => `HR@10 ${name}`)],
+      report.slices.map((s) => [s.slice, s.viewers, ...systems.map(([name]) => measure(s[name]))]))),
   ];
 }
 
@@ -153,8 +163,10 @@ function profileCards(profile) {
 
 function driftCard(drift) {
   if (!drift) return card("Drift", none("Not measured yet: `mealrec drift` compares the tables with those the champion was trained on."));
-  const rows = (drift.quantities || []).map((q) => [q.name, q.measure ?? "", q.value, el("span", { class: q.state }, q.state), q.words ?? q.moved ?? ""]);
-  return card("Drift", none(`Overall: ${drift.state}`), rows.length ? table(["quantity", "measure", "value", "state", "what moved"], rows) : none("Nothing to compare."));
+  const rows = (drift.quantities || []).map((q) =>
+    [q.group, q.name, q.measure, measure(q.value, 3), measure(q.warn, 3), measure(q.alarm, 3), el("span", { class: q.state }, q.state), q.moved]);
+  const head = ["group", "quantity", "measure", "value", "warn from", "alarm from", "state", "what moved"];
+  return wide("Drift", none(`Overall: ${drift.state}, ${drift.when}`), rows.length ? table(head, rows) : none("Nothing to compare."));
 }
 
 async function showRun() {
@@ -164,7 +176,7 @@ async function showRun() {
   const found = await ask(`/page/run?alias=${alias}`);
   const quarantined = (t) => Object.entries(t.quarantined ?? {}).map(([reason, n]) => `${reason} ${n}`).join(", ") || "none";
   const ablations = found.ablations
-    ? table(["dataset", "model", "HR@10", "NDCG@10", "seeds"], found.ablations.map((a) => [a.dataset, a.model, a["hr@10"], a["ndcg@10"], a.seeds]))
+    ? table(["dataset", "model", "HR@10", "NDCG@10", "seeds"], found.ablations.map((a) => [a.dataset, a.model, measure(a["hr@10"]), measure(a["ndcg@10"]), a.seeds]))
     : none("No result file was given: serve.benchmarks names one made by `mealrec bench quality`.");
   target.replaceChildren(
     el("h2", {}, `Version ${found.version} `, el("span", { class: "muted" },
@@ -172,14 +184,14 @@ async function showRun() {
     el("div", { class: "cards" }, ...metricCards(found.report), ...curveCards(found.report.curves)),
     el("h2", {}, "Data"),
     el("div", { class: "cards" },
-      card("Tables", table(["table", "version", "rows in", "rows out", "quarantined", "seconds"],
-        found.tables.map((t) => [t.table, t.version, t.rows_in, t.rows_out, quarantined(t), t.seconds]))),
+      wide("Tables", table(["table", "version", "rows in", "rows out", "quarantined", "seconds"],
+        found.tables.map((t) => [t.table, t.version, t.rows_in, t.rows_out, quarantined(t), measure(t.seconds, 1)]))),
       ...profileCards(found.profile), driftCard(found.drift)),
     el("h2", {}, "Decisions"),
     el("div", { class: "cards" },
-      card("Promotions", found.promotions.length ? table(["when", "who", "action", "version", "from", "why"],
+      wide("Promotions", found.promotions.length ? table(["when", "who", "action", "version", "from", "why"],
         found.promotions.map((p) => [p.when, p.who, p.action, p.version, p.from_version, p.reasons.join("; ")])) : none("None yet.")),
-      card("Ablations", ablations)));
+      wide("Ablations and baselines", ablations)));
 }
 
 function route() {

@@ -1,6 +1,6 @@
 // Small charts as SVG. Values go in as numbers and text as text nodes: nothing that came from data is ever parsed as markup.
 const SVG = "http://www.w3.org/2000/svg";
-const W = 360, H = 190, LEFT = 46, BOTTOM = 34, TOP = 10, RIGHT = 10;
+const W = 360, H = 190, LEFT = 58, BOTTOM = 34, TOP = 10, RIGHT = 10;
 
 function node(name, attributes, ...children) {
   const made = document.createElementNS(SVG, name);
@@ -28,7 +28,7 @@ function frame(title, xLabel, yLabel, low, high) {
   }
   chart.append(
     node("text", { x: (LEFT + W - RIGHT) / 2, y: H - 2, "text-anchor": "middle" }, xLabel),
-    node("text", { x: 0, y: 0, transform: `translate(11 ${(H - BOTTOM) / 2 + TOP}) rotate(-90)`, "text-anchor": "middle" }, yLabel),
+    node("text", { x: 0, y: 0, transform: `translate(9 ${(H - BOTTOM) / 2 + TOP}) rotate(-90)`, "text-anchor": "middle" }, yLabel),
   );
   return { chart, y };
 }
