@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from mealrec.data.packed import Packed, training_part
 from mealrec.data.split import leave_one_out
+from tests.small_world import run
 
 LONGEST = ("tests/integration/", "tests/flows/", "tests/features/")
 
@@ -28,6 +31,18 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("MEALREC_DATA is not set: no real data here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """(lake, summary) of one small run, shared by all test processes: whoever comes first makes it. Read it, don't write."""
+    shared = tmp_path_factory.getbasetemp().parent / "small-world"
+    lake, done = shared / "lake", shared / "summary.json"
+    with FileLock(f"{shared}.lock"):
+        if not done.is_file():
+            summary = run(lake)
+            done.write_text(json.dumps(summary))
+    return lake, json.loads(done.read_text())
 
 
 def write_packed(

@@ -21,39 +21,16 @@ from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
 from tests.integration.servers import until
+from tests.small_world import SMALL, command, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
 
-SMALL = (
-    "source.videos=24",
-    "source.viewers=80",
-    "source.days=7",
-    "features.frames=4",
-    "train.warmup_epochs=12",
-    "train.joint_epochs=3",
-    "train.batch_size=32",
-    "model.width=32",
-    "registry.baselines=[]",  # too small a world to beat baselines for sure: the gate has its own tests
-)
 STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"]
 
 
-def command(lake: Path, *more: str) -> list[str]:
-    settings = [part for setting in (*SMALL, *more) for part in ("--set", setting)]
-    return [sys.executable, "-m", "mealrec.cli", "demo", "--lake", str(lake), "--json", *settings]
-
-
-def run(lake: Path, *more: str) -> dict[str, Any]:
-    done = subprocess.run(command(lake, *more), capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
-    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return summary
-
-
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    lake = tmp_path_factory.mktemp("world") / "lake"
-    return lake, run(lake)
+def world(small_world: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    return small_world
 
 
 def test_every_stage_ran_and_summary_json_holds_the_contract(world: tuple[Path, dict[str, Any]]) -> None:

@@ -1,0 +1,33 @@
+"""One small run of the whole pipeline, made once for every test file that looks at it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SMALL = (
+    "source.videos=24",
+    "source.viewers=80",
+    "source.days=7",
+    "features.frames=4",
+    "train.warmup_epochs=12",
+    "train.joint_epochs=3",
+    "train.batch_size=32",
+    "model.width=32",
+    "registry.baselines=[]",  # too small a world to beat baselines for sure: the gate has its own tests
+)
+
+
+def command(lake: Path, *more: str) -> list[str]:
+    settings = [part for setting in (*SMALL, *more) for part in ("--set", setting)]
+    return [sys.executable, "-m", "mealrec.cli", "demo", "--lake", str(lake), "--json", *settings]
+
+
+def run(lake: Path, *more: str) -> dict[str, Any]:
+    done = subprocess.run(command(lake, *more), capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return summary
