@@ -22,9 +22,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
 from mealrec.schema import RECOMMENDATIONS
-from tests.flows.test_pipeline import SMALL
 from tests.integration.runs import artifacts, finished, logs, runs_of, started
 from tests.integration.servers import ROOT, Stack, stack, until
+from tests.small_world import SMALL
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(1200)]
 
