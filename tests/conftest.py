@@ -36,7 +36,8 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """(lake, summary) of one small run, shared by all test processes: whoever comes first makes it. Read it, don't write."""
-    shared = tmp_path_factory.getbasetemp().parent / "small-world"
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "small-world"
     lake, done = shared / "lake", shared / "summary.json"
     with FileLock(f"{shared}.lock"):
         if not done.is_file():
