@@ -20,6 +20,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -143,6 +144,18 @@ def faults(
     return [(share * seconds, what, how) for share, what, how in plan]
 
 
+def go_wrong(plan: list[tuple[float, str, Callable[[], None]]], load: Load) -> list[dict[str, Any]]:
+    """Do each fault when it is due, in the main thread: Ray starts nodes from there alone. What happened, and when."""
+    began, happened = time.monotonic(), []
+    for at, what, how in plan:
+        time.sleep(max(0.0, began + at - time.monotonic()))
+        started = time.monotonic() - began
+        print(f"{started:6.1f} s  {what}; so far {dict(load.seen.statuses)}", file=sys.stderr, flush=True)
+        how()
+        happened.append({"what": what, "at_s": round(started, 1), "done_s": round(time.monotonic() - began, 1)})
+    return happened
+
+
 class Load:
     """Open-loop arrivals against one address."""
 
@@ -150,21 +163,14 @@ class Load:
         self.address, self.viewers, self.videos, self.rate, self.seconds = address, viewers, videos, rate, seconds
         self.seen, self.draw, self.liked = Seen(), random.Random(7), dict[str, set[str]]()
 
-    async def run(self, plan: list[tuple[float, str, Callable[[], None]]]) -> None:
+    async def run(self) -> None:
         limits = httpx.Limits(max_connections=500, max_keepalive_connections=50)
         async with httpx.AsyncClient(base_url=self.address, timeout=60, limits=limits) as client:
             began, due, tasks = time.monotonic(), 0.0, set[asyncio.Task[None]]()
-            tasks.add(asyncio.create_task(self._go_wrong(plan, began)))
             while (due := due + self.draw.expovariate(self.rate)) < self.seconds:
                 await asyncio.sleep(max(0.0, began + due - time.monotonic()))
                 tasks.add(asyncio.create_task(self._one(client, began + due)))
             await asyncio.gather(*tasks)
-
-    async def _go_wrong(self, plan: list[tuple[float, str, Callable[[], None]]], began: float) -> None:
-        for at, what, how in plan:
-            await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-            print(f"{at:6.1f} s  {what}; so far {dict(self.seen.statuses)}", file=sys.stderr, flush=True)
-            await asyncio.to_thread(how)
 
     async def _one(self, client: httpx.AsyncClient, due: float) -> None:
         kind = self.draw.choices(list(MIX), list(MIX.values()))[0]
@@ -229,11 +235,14 @@ def main() -> int:
         with running(config, None) as address:
             load = Load(address, viewers, videos, given.rate, given.seconds)
             before = os.getloadavg()
-            asyncio.run(load.run(faults(config, versions, nodes, given.seconds)))
+            under_load = threading.Thread(target=lambda: asyncio.run(load.run()))
+            under_load.start()
+            happened = go_wrong(faults(config, versions, nodes, given.seconds), load)
+            under_load.join()
             forgotten = _forgotten(address, load)
         journal = (lake.work / "landing" / "events").glob("served-*.jsonl")
         written = [json.loads(line)["event_id"] for path in sorted(journal) for line in path.read_text().splitlines()]
-    result = _result(given, load.seen, written, forgotten, before)
+    result = {**_result(given, load.seen, written, forgotten, before), "faults": happened}
     given.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 1 if load.seen.wrong or result["events"]["lost"] or result["events"]["written_twice"] or forgotten else 0
