@@ -17,7 +17,9 @@ import pytest
 import yaml
 from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
+from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.states import Crashed, Running
 
 from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
@@ -146,17 +148,24 @@ def test_the_lines_of_spark_and_of_rays_workers_are_in_the_runs_log(night: Stack
     )
 
 
-def test_a_crash_and_a_missing_night_reach_the_webhook(
-    night: Stack, crashed: Any, alerts: tuple[str, list[dict[str, Any]]]
-) -> None:
-    def texts() -> list[str]:
-        return [told["text"] for told in alerts[1]]
+@flow(name="mealrec-crashing")
+def crashing() -> None:
+    """Never really run: the test sets its states."""
 
-    def told(start: str, *words: str) -> bool:
-        return any(text.startswith(start) and all(word in text for word in words) for text in texts())
 
+def test_a_crash_and_a_missing_night_reach_the_webhook(night: Stack, alerts: tuple[str, list[dict[str, Any]]]) -> None:
+    """The run is not one of the schedule's: Prefect holds back the events of a run that was scheduled less than five minutes
+    before it began, for up to a quarter of an hour."""
+
+    def told(*words: str) -> bool:
+        return any(all(word in heard["text"] for word in words) for heard in alerts[1])
+
+    with SyncPrefectClient(api=night.api) as client:
+        run = client.create_flow_run(crashing)
+        for state in (Running(), Crashed(message="on purpose")):
+            client.set_flow_run_state(run.id, state, force=True)
     try:
-        until(lambda: told("mealrec: a run ended badly", crashed.name, "Crashed"), "the crash was told")
+        until(lambda: told("mealrec: a run ended badly", run.name, "Crashed"), "the crash was told")
         until(lambda: told("mealrec: no good night"), "the missing night was told")
     except AssertionError as error:
-        raise AssertionError(f"{error}; told were: {sorted(set(texts()))}") from None
+        raise AssertionError(f"{error}; told were: {sorted({heard['text'] for heard in alerts[1]})}") from None
