@@ -124,7 +124,7 @@ def test_the_next_scheduled_run_ends_in_a_promoted_model(night: Stack, crashed: 
     served = Lake(str(night.folder / "lake")).read(RECOMMENDATIONS)
     assert set(served["model_version"].to_pylist()) == {str(champion.version)}
     summary = json.loads((night.folder / "lake" / "summary.json").read_text())
-    assert summary["truth"]["equal"]
+    assert summary["truth"]["equal"], summary["truth"]
 
 
 def test_the_run_shows_its_figures_links_and_progress(night: Stack, crashed: Any) -> None:
