@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from mealrec.cluster import before_ray_is_imported
 from mealrec.data.packed import Packed, training_part
 from mealrec.data.split import leave_one_out
 from tests.small_world import run
+
+before_ray_is_imported()  # some test modules import Ray at their top, and it reads its settings then, once a process
 
 LONGEST = ("tests/integration/", "tests/flows/", "tests/features/")
 
