@@ -1,0 +1,165 @@
+"""Stages as jobs on a real cluster of three nodes, one of which is lost in the middle."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
+from tests.features.conftest import render
+from tests.integration.ray_nodes import Cluster, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("ray_cluster")]
+
+VIDEOS, BROKEN = 40, 3
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        cluster.grow_to(3)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def listening(process: psutil.Process) -> set[str]:
+    return {
+        c.laddr.ip.removeprefix("::ffff:") for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN
+    }
+
+
+def test_every_server_of_the_cluster_listens_on_loopback_alone(cluster: Cluster) -> None:
+    processes = [p for starter in cluster.started for p in [starter, *starter.children(recursive=True)]]
+    assert {ip for p in processes if p.is_running() for ip in listening(p)} == {"127.0.0.1"}
+
+
+def test_a_wrong_or_missing_token_is_refused_and_the_right_one_never_shown(cluster: Cluster) -> None:
+    wrong = cluster.mealrec("status", "some_job", RAY_AUTH_TOKEN="0" * 32)
+    missing = cluster.mealrec("status", "some_job", RAY_AUTH_TOKEN="", HOME=str(cluster.folder))
+    for refused in (wrong, missing):
+        assert refused.returncode == 2, refused.stderr
+        assert "refused the token" in refused.stderr and "RAY_AUTH_TOKEN_PATH" in refused.stderr
+    unknown = cluster.mealrec("status", "some_job")
+    assert unknown.returncode == 2 and "no job 'some_job'" in unknown.stderr
+    logs = [p for p in cluster.folder.rglob("*") if p.is_file() and p.suffix in (".log", ".out", ".err")]
+    assert len(logs) > 10
+    assert [p.name for p in logs if cluster.token.encode() in p.read_bytes()] == []
+
+
+def test_a_mistake_in_the_configuration_found_by_the_job_ends_with_status_2(cluster: Cluster) -> None:
+    nowhere = "no where; touch harm $(touch harm)"
+    done = cluster.mealrec("submit", "extract", "--lake", "lake", "--set", f"source.directory={nowhere}", "--json")
+    assert done.returncode == 2, done.stderr
+    assert f"no catalogue in {cluster.folder / nowhere}" in done.stderr, "a relative folder is taken from where we are"
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert (answer["status"], answer["exit_code"]) == ("FAILED", 2)
+    assert list(cluster.folder.rglob("harm")) == []
+
+
+@pytest.fixture
+def landing(tmp_path: Path) -> Path:
+    root = tmp_path / "landing"
+    (root / "videos").mkdir(parents=True)
+    render(root / "video.mp4")
+    for i in range(VIDEOS):
+        shutil.copy(root / "video.mp4", root / "videos" / f"{i}.mp4")
+    for i in range(BROKEN):
+        (root / "videos" / f"{i}.mp4").write_text("this is no video")
+    rows = [{"video_id": f"v{i:02}", "uri": f"videos/{i}.mp4", "title": None} for i in range(VIDEOS)]
+    (root / "catalogue.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
+    cluster: Cluster, landing: Path, tmp_path: Path
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    settings = {"frames": 2, "frame_size": 64, "audio": "none", "text": "none", "actors": 2, "batch_videos": 1}
+    command = ["submit", "extract", "--lake", lake.root, "--set", f"source.directory={landing}", "--no-wait"]
+    command += [word for key, value in settings.items() for word in ("--set", f"features.{key}={value}")]
+
+    def parts() -> int:
+        return len(list(Path(lake.root).glob("features/bucket=*/part-*.parquet")))
+
+    job = cluster.mealrec(*command).stdout.strip()
+    wait_until(lambda: parts() >= 2, "first parts")
+    cancelled = cluster.mealrec("cancel", job)
+    assert cancelled.returncode == 0 and f"{job}: STOPPED" in cancelled.stdout, cancelled.stderr
+    assert cluster.mealrec("follow", job).returncode == 1
+    kept = parts()
+    assert not lake.exists(FEATURES) and kept < VIDEOS
+
+    job = cluster.mealrec(*command).stdout.strip()
+    wait_until(lambda: parts() >= kept + 3, "parts of the second job")
+    cluster.node_with("ExtractActor").kill()
+    done = cluster.mealrec("follow", job)
+    assert done.returncode == 0, done.stderr
+    assert f"{kept} of {VIDEOS} blocks are there" in done.stderr
+    good = lake.read(FEATURES)["video_id"].to_pylist()
+    bad = lake.read(QUARANTINE, filters=pc.field("stage") == "extract")["key"].to_pylist()
+    assert sorted(good + bad) == [f"v{i:02}" for i in range(VIDEOS)], "each once"
+    assert sorted(bad) == [f"v{i:02}" for i in range(BROKEN)]
+
+
+def tables(lake: Lake, viewers: int = 300, items: int = 30) -> None:
+    """What training reads: viewers who go round in circles, videos of random content."""
+    rng = np.random.default_rng(3)
+    made = Provenance("test", "d")
+
+    def write(table: str, rows: list[dict[str, object]]) -> None:
+        full = [{name: row.get(name) for name in SCHEMAS[table].names} for row in rows]
+        lake.write(table, pa.Table.from_pylist(full, schema=SCHEMAS[table]), made)
+
+    write(ITEMS, [{"video_id": f"v{i}", "item_index": i} for i in range(1, items + 1)])
+    sequences = [[int(s + k) % items + 1 for k in range(8)] for s in rng.integers(items, size=viewers)]
+    ends = {"temporal_valid_start": 6, "temporal_test_start": 7, "bucket": 0}
+    write(SEQUENCES, [{"user_id": f"u{n:03}", "item_index": s, **ends} for n, s in enumerate(sequences)])
+    features = [
+        {"video_id": f"v{i}", "visual_frames": 2, "visual_dim": 8, "token_times_ms": [0, 1000], "duration_ms": 2000}
+        | {"visual": rng.normal(size=(2, 8)).astype(np.float16).tobytes(), "bucket": 0}
+        for i in range(1, items + 1)
+    ]
+    write(FEATURES, features)
+
+
+def test_a_training_that_loses_a_node_ends_as_one_that_does_not(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.grow_to(3)
+    lake = Lake(str(tmp_path / "lake"))
+    tables(lake)
+    small = ["model.width=16", "model.max_history=8", "features.frames=2", "train.workers=2", "train.batch_size=16"]
+    small += ["train.warmup_epochs=4", "train.joint_epochs=6", "train.patience=20"]
+    small += [f"registry.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}"]
+    command = ["submit", "train", "--lake", lake.root, *[word for s in small for word in ("--set", s)]]
+
+    def train(work: Path) -> list[str]:
+        return [*command, "--work", str(work)]
+
+    def epochs(work: Path) -> int:
+        return sum(len(re.findall(r"epoch \d+: hr|epoch \d+: loss", p.read_text())) for p in work.glob("*/*.progress"))
+
+    lost, whole = tmp_path / "lost", tmp_path / "whole"
+    job = cluster.mealrec(*train(lost), "--no-wait").stdout.strip()
+    wait_until(lambda: epochs(lost) >= 2, "two epochs")
+    cluster.node_with("RayTrainWorker").kill()
+    done = cluster.mealrec("follow", job)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resumed after [2-9] epochs", done.stderr), done.stderr
+    straight = cluster.mealrec(*train(whole))
+    assert straight.returncode == 0 and "resumed" not in straight.stderr, straight.stderr
+
+    def results(work: Path) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in sorted(work.glob("models/*/*")) if p.is_file()}
+
+    assert results(lost) == results(whole) and "curves.json" in results(whole)
