@@ -7,7 +7,10 @@ trail (mealrec.registry.trail); `follow` then sets the aliases to what the trail
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mlflow.exceptions import MlflowException
@@ -19,6 +22,8 @@ from mealrec.registry.gate import Decision
 from mealrec.registry.tracking import EVALUATED_TAG, Tracker
 from mealrec.registry.trail import Entry, Trail
 from mealrec.schema import PROMOTIONS
+
+log = logging.getLogger("mealrec.promotion")
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 GATE_TAG, REASONS_TAG, MOVES_TAG = "mealrec.gate", "mealrec.gate_reasons", "mealrec.moves"
@@ -169,7 +174,7 @@ def follow(tracker: Tracker, lake: Lake, trail: Trail) -> Trail:
 def _point(tracker: Tracker, alias: str, version: str | None) -> None:
     name, there = tracker.config.model_name, by_alias(tracker, alias)
     if version is not None and (there is None or there.version != version):
-        tracker.client.set_registered_model_alias(name, alias, version)
+        _first_or_second(lambda: tracker.client.set_registered_model_alias(name, alias, version))
     if version is None and there is not None:
         tracker.client.delete_registered_model_alias(name, alias)
 
@@ -194,7 +199,17 @@ def _tag(tracker: Tracker, trail: Trail) -> None:
     known = get(tracker, version).tags
     for key, value in tags.items():
         if known.get(key) != value:
-            tracker.client.set_model_version_tag(name, version, key, value)
+            _first_or_second(partial(tracker.client.set_model_version_tag, name, version, key, value))
+
+
+def _first_or_second(write: Callable[[], object]) -> None:
+    """MLflow's store inserts a tag or alias that it did not find, and fails where somebody else did so at the same moment: the
+    second attempt finds it and updates it."""
+    try:
+        write()
+    except MlflowException as error:
+        log.warning("the registry refused a write that it is asked for again: %s", str(error).splitlines()[0])
+        write()
 
 
 def _within(reasons: tuple[str, ...]) -> list[str]:
