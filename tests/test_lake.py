@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,6 +118,12 @@ def test_a_missing_table_names_itself_and_an_unknown_one_the_valid_ones(lake: La
         lake.at(SEQUENCES)
     with pytest.raises(ValueError, match="interactions, quarantine, items"):
         lake.uri("sequence")
+
+
+def test_a_process_that_ends_right_after_it_has_read_ends_well(lake: Lake) -> None:
+    lake.commit_files(QUARANTINE, [part(lake, "a.parquet", "missing_file")], provenance("d1"), mode="overwrite")
+    code = f"from mealrec.lake import Lake; Lake({lake.root!r}).read({QUARANTINE!r})"
+    assert [subprocess.run([sys.executable, "-c", code], check=False).returncode for _ in range(5)] == [0] * 5
 
 
 def test_an_object_store_lake_needs_a_local_work_folder() -> None:

@@ -172,7 +172,7 @@ def _decode(row: dict[str, Any], column: str, dim: str) -> npt.NDArray[np.float1
 
 
 def _rows(lake: Lake, version: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    dataset = lake.at(FEATURES, version).to_pyarrow_dataset()
+    dataset = lake.dataset(FEATURES, version)
     for batch in dataset.to_batches(columns=sorted(set(columns)), batch_size=256):
         yield from batch.to_pylist()
 

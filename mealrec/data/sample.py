@@ -23,7 +23,7 @@ def events(
     """At most `count` rows of `interactions`, each equally likely; `after`: of later days alone.
 
     Cost: one pass over the columns of the days that count. The same version and seed give the same rows."""
-    dataset = lake.at(INTERACTIONS, version).to_pyarrow_dataset()
+    dataset = lake.dataset(INTERACTIONS, version)
     later = None if after is None else pc.field("event_date") > after
     rng = np.random.default_rng(seed)
     kept, keys = dataset.schema.empty_table().select(list(columns)), np.empty(0)
@@ -61,7 +61,7 @@ def feature_rows(
 def histories(lake: Lake, version: int, count: int) -> list[list[int]]:
     """Item indices of at most `count` viewers, oldest first: those of the smallest hash, so the same viewers in every
     version that has them. Cost: one pass over `sequences`."""
-    dataset = lake.at(SEQUENCES, version).to_pyarrow_dataset()
+    dataset = lake.dataset(SEQUENCES, version)
     rows = (
         row
         for batch in dataset.to_batches(columns=["user_id", "item_index"])

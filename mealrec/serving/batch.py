@@ -17,7 +17,7 @@ def recommend_all(lake: Lake, sequences: int, recommender: Recommender, k: int, 
     """Rows of `recommendations` for every viewer of a pinned `sequences` version, a batch at a time.
 
     The whole history counts, the held-out items of training too. Memory: one batch x N scores."""
-    dataset = lake.at(SEQUENCES, sequences).to_pyarrow_dataset()
+    dataset = lake.dataset(SEQUENCES, sequences)
     ids = recommender.video_ids
     for batch in dataset.to_batches(columns=["user_id", "item_index"], batch_size=VIEWERS_A_BATCH):
         if batch.num_rows == 0:

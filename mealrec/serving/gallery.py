@@ -29,7 +29,7 @@ class Gallery:
         """(user_id, length of the history) of up to `limit` viewers whose id begins so, in table order."""
         if not self.world.lake.exists(SEQUENCES):
             return []
-        dataset = self.world.lake.at(SEQUENCES).to_pyarrow_dataset()
+        dataset = self.world.lake.dataset(SEQUENCES)
         wanted = pc.starts_with(pc.field("user_id"), starts_with) if starts_with else None
         found = dataset.scanner(columns=["user_id", "length"], filter=wanted).head(min(limit, MOST_VIEWERS))
         return [(row["user_id"], row["length"]) for row in found.to_pylist()]

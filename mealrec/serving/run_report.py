@@ -59,7 +59,7 @@ def _profile(lake: Lake) -> dict[str, Any] | None:
     if not lake.exists(INTERACTIONS):
         return None
     columns = ["watch_ratio", "timestamp_ms", "event_type", "session_id"]
-    scanner = lake.at(INTERACTIONS).to_pyarrow_dataset().scanner(columns=columns)
+    scanner = lake.dataset(INTERACTIONS).scanner(columns=columns)
     ratios, hours = np.zeros(RATIO_BINS, dtype=np.int64), np.zeros(HOURS, dtype=np.int64)
     types: Counter[str] = Counter()
     rows, first, last = 0, None, None

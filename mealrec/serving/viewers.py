@@ -187,7 +187,7 @@ def _copy(lake: Lake, version: int, path: Path) -> None:
         rows.execute("create table item (item_index integer primary key, video_id text)")
         items = lake.read(ITEMS, columns=["item_index", "video_id"])  # append-only: a newer version names no fewer
         rows.executemany("insert into item values (?, ?)", zip(*(c.to_pylist() for c in items.columns), strict=True))
-        dataset = lake.at(SEQUENCES, version).to_pyarrow_dataset()
+        dataset = lake.dataset(SEQUENCES, version)
         columns = ["user_id", "item_index", "timestamp_ms"]
         for batch in dataset.to_batches(columns=columns, batch_size=VIEWERS_A_BATCH):
             users, lists, times = (batch.column(name).to_pylist() for name in columns)
