@@ -18,6 +18,7 @@ from mealrec.data.arrays import ContentArrays
 from mealrec.model.inference import plain_state, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
+from mealrec.model.top_k import top_k
 
 FORMAT = 3
 
@@ -109,8 +110,7 @@ class Recommender:
             scores[:, ~allowed] = -torch.inf
         if exclude_seen:
             scores.scatter_(1, _left_pad([list(h) for h in histories]), -torch.inf)
-        order = torch.sort(scores, dim=1, descending=True, stable=True)
-        top, values = order.indices[:, :k], order.values[:, :k]
+        values, top = top_k(scores, k)
         top = torch.where(values.isneginf(), 0, top)
         return Recommendations(top.numpy(), values.float().numpy(), self.moments[top].numpy(), unusual.numpy())
 
