@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from mealrec.claims import CLAIMS
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
+from tests.canaries import found_in
 from tests.integration.servers import until
 from tests.small_world import SMALL, command, run
 
@@ -77,6 +79,10 @@ def test_nothing_is_lost_between_the_tables(world: tuple[Path, dict[str, Any]]) 
     for row in served.to_pylist():
         assert not {index[v] for v in row["video_ids"]} & seen[row["user_id"]]
         assert row["scores"] == sorted(row["scores"], reverse=True)
+
+
+def test_no_secret_of_the_environment_is_in_any_file_of_the_run(world: tuple[Path, dict[str, Any]]) -> None:
+    assert found_in(world[0]) == []
 
 
 def test_a_second_run_has_nothing_to_do_and_reports_the_same(world: tuple[Path, dict[str, Any]]) -> None:
@@ -174,8 +180,13 @@ def _woken(process: subprocess.Popen[str], tree: list[Any]) -> str:
     return said
 
 
-def test_a_zombie_that_wakes_up_commits_no_row(world: tuple[Path, dict[str, Any]]) -> None:
-    lake, table = world[0], Lake(str(world[0]))
+@pytest.fixture
+def own_lake(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world[0], tmp_path / "lake"))
+
+
+def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:
+    lake, table = own_lake, Lake(str(own_lake))
     process, tree = _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7")
     second = _stage("recommend", lake, "recommend.k=7")
     assert second.communicate(timeout=200) and second.returncode == 0
@@ -185,8 +196,8 @@ def test_a_zombie_that_wakes_up_commits_no_row(world: tuple[Path, dict[str, Any]
     assert (table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows) == (version, rows)
 
 
-def test_a_zombie_that_wakes_up_registers_no_second_version(world: tuple[Path, dict[str, Any]]) -> None:
-    lake, name = world[0], "registry.model_name=other"
+def test_a_zombie_that_wakes_up_registers_no_second_version(own_lake: Path) -> None:
+    lake, name = own_lake, "registry.model_name=other"
     process, tree = _stopped_when_it_has_claimed("promote", lake, name)
     second = _stage("promote", lake, name)
     assert second.communicate(timeout=200) and second.returncode == 0

@@ -10,29 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.canaries import CANARY, SECRETS, found_in
 from tests.integration.servers import START, free_port
 
-CANARY = "c4n4ry-Pa55w0rd"
-SECRETS = {
-    name: f"{CANARY}-{number}"
-    for number, name in enumerate(
-        (
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_SESSION_TOKEN",
-            "PGPASSWORD",
-            "MLFLOW_TRACKING_PASSWORD",
-            "PREFECT_API_KEY",
-            "RAY_AUTH_TOKEN",
-            "MEALREC_SERVE_TOKEN",
-        )
-    )
-}
 NOBODY = f"http://127.0.0.1:{free_port()}"
-
-
-def found_in(folder: Path) -> list[str]:
-    """Files below a folder that hold the canary, in their bytes: logs, databases, JSON, Delta's commits."""
-    return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
 
 
 def mealrec(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
