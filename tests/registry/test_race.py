@@ -25,14 +25,19 @@ REFUSED = Decision(False, (Check("beats_markov", False, "does not beat markov"),
 
 
 def test_of_two_racing_promotions_one_wins_each_round_and_no_refused_version_is_ever_champion(tmp_path: Path) -> None:
+    racers: dict[str, subprocess.Popen[bytes]] = {}
     with stack() as servers:
         servers.mlflow()
-        race(tmp_path, servers.tracking_uri)
+        try:
+            race(tmp_path, servers.tracking_uri, racers)
+        finally:
+            for process in racers.values():
+                process.kill()
 
 
-def race(folder: Path, uri: str) -> None:
+def race(folder: Path, uri: str, racers: dict[str, subprocess.Popen[bytes]]) -> None:
     tracker, lake = Tracker(RegistryConfig(tracking_uri=uri), folder / "work"), Lake(str(folder / "lake"))
-    racers, refused = {}, set()
+    refused = set()
     for name in ("ann", "ben"):
         own, bad = (_register(tracker, f"{name}-{n}") for n in range(2))
         state = promotion.settle(tracker, lake, trail.read(lake, "mealrec"), bad, REFUSED, Author(name, "now"))

@@ -153,8 +153,8 @@ def test_a_viewers_history_and_recommendations_are_film_strips(page: Page, confi
     watched = page.eval_on_selector_all(".history .strip", "all => all.map(one => one.dataset.video)")
     best = page.eval_on_selector_all(".recommended .strip", "all => all.map(one => one.dataset.video)")
     assert watched and len(best) >= 5 and not set(watched) & set(best)
-    reasons = page.locator(".recommended .why").filter(has_text="Near in the history: ")
-    expect(reasons.first).to_contain_text("Most salient at ")
+    for reason in ("Near in the history: ", "Most salient at "):  # not every video has frames
+        expect(page.locator(".recommended .why").filter(has_text=reason).first).to_be_visible()
     page.screenshot(path=keep / "viewer.png")
     page.set_viewport_size(NARROW)  # type: ignore[arg-type]
     page.screenshot(path=keep / "viewer-narrow.png")
