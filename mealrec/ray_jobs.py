@@ -69,7 +69,9 @@ class JobState:
 def submit(client: JobSubmissionClient, stage: str, config: RunConfig, needs: Needs = "image") -> str:
     """Start `stage` as a job; returns the job's name. Raises ValueError for an unknown stage, before anything is sent."""
     stage_named(stage)
-    entrypoint = shlex.join(["exec", "python", "-m", "mealrec.cli", "stage", stage, "--config", CONFIG_FILE])
+    # a job's own folder may vanish under it: a node that is lost takes it along where nodes share a machine
+    command = shlex.join(["exec", "python", "-m", "mealrec.cli", "stage", stage])
+    entrypoint = f'config="$PWD/{CONFIG_FILE}" && cd / && {command} --config "$config"'
     with tempfile.TemporaryDirectory() as folder, _told_plainly(client):
         Path(folder, CONFIG_FILE).write_text(settled_for(config, Path.cwd()).model_dump_json(indent=1))
         job: str = client.submit_job(

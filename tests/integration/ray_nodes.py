@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.servers import ROOT, START, free_port, until
+
 SMALL = ("--num-cpus", "1", "--object-store-mb", "80")
 START_S = 240  # a slow machine must not fail the test
-
-
-def wait_until(true: Callable[[], bool], what: str, seconds: float = START_S) -> None:
-    until = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < until, f"waited {seconds:.0f} s for {what}"
-        time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
-    return ports
 
 
 class Cluster:
@@ -40,7 +24,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray's socket paths may not be long
-        port, dashboard, client = free_ports(3)
+        port, dashboard, client = free_port(), free_port(), free_port()
         self.gcs, self.address = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         self.token = secrets.token_hex(16)
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
@@ -58,7 +42,7 @@ class Cluster:
     def _start(self, script: str, *arguments: str) -> psutil.Popen:
         ready, log = (self.folder / f"{len(self.started)}.{suffix}" for suffix in ("ready", "log"))
         with ready.open("wb") as out, log.open("wb") as err:
-            command = [sys.executable, str(ROOT / "infra" / "start" / script), *arguments, *SMALL]
+            command = [sys.executable, str(START / script), *arguments, *SMALL]
             process = psutil.Popen(command, env=self.env, stdout=out, stderr=err)
         self.started.append(process)
         return process
@@ -66,10 +50,12 @@ class Cluster:
     def _wait_for(self, starter: psutil.Popen) -> None:
         number = self.started.index(starter)
         ready, log = (self.folder / f"{number}.{suffix}" for suffix in ("ready", "log"))
-        until = time.monotonic() + START_S
-        while not ready.read_text().startswith("ready "):
-            assert starter.poll() is None and time.monotonic() < until, log.read_text()[-3000:]
-            time.sleep(0.1)
+
+        def answers() -> bool:
+            assert starter.poll() is None, log.read_text()[-3000:]
+            return ready.read_text().startswith("ready ")
+
+        until(answers, f"node {number} is ready: {log}", START_S, every_s=0.1)
 
     def grow_to(self, nodes: int) -> None:
         """Add nodes until so many run, the head among them."""
@@ -105,9 +91,10 @@ class Cluster:
     def stop(self) -> None:
         processes = [p for starter in self.started if starter.is_running() for p in starter.children(recursive=True)]
         for starter in reversed(self.started):
-            if starter.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 starter.terminate()
         _, left = psutil.wait_procs([*self.started, *processes], timeout=15)
         for process in left:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -17,11 +17,12 @@ import pytest
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
 from tests.features.conftest import render
-from tests.integration.ray_nodes import Cluster, wait_until
+from tests.integration.ray_nodes import START_S, Cluster
+from tests.integration.servers import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-VIDEOS, BROKEN = 40, 3
+VIDEOS, BROKEN = 80, 3
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def landing(tmp_path: Path) -> Path:
         shutil.copy(root / "video.mp4", root / "videos" / f"{i}.mp4")
     for i in range(BROKEN):
         (root / "videos" / f"{i}.mp4").write_text("this is no video")
-    rows = [{"video_id": f"v{i:02}", "uri": f"videos/{i}.mp4", "title": None} for i in range(VIDEOS)]
+    rows = [{"video_id": f"v{i:03}", "uri": f"videos/{i}.mp4", "title": None} for i in range(VIDEOS)]
     (root / "catalogue.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -86,7 +87,7 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
     cluster: Cluster, landing: Path, tmp_path: Path
 ) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    settings = {"frames": 2, "frame_size": 64, "audio": "none", "text": "none", "actors": 2, "batch_videos": 1}
+    settings = {"frames": 8, "frame_size": 224, "audio": "none", "text": "none", "actors": 2, "batch_videos": 1}
     command = ["submit", "extract", "--lake", lake.root, "--set", f"source.directory={landing}", "--no-wait"]
     command += [word for key, value in settings.items() for word in ("--set", f"features.{key}={value}")]
 
@@ -94,7 +95,7 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
         return len(list(Path(lake.root).glob("features/bucket=*/part-*.parquet")))
 
     job = cluster.mealrec(*command).stdout.strip()
-    wait_until(lambda: parts() >= 2, "first parts")
+    until(lambda: parts() >= 2, "first parts", START_S, every_s=0.05)
     cancelled = cluster.mealrec("cancel", job)
     assert cancelled.returncode == 0 and f"{job}: STOPPED" in cancelled.stdout, cancelled.stderr
     assert cluster.mealrec("follow", job).returncode == 1
@@ -102,15 +103,15 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
     assert not lake.exists(FEATURES) and kept < VIDEOS
 
     job = cluster.mealrec(*command).stdout.strip()
-    wait_until(lambda: parts() >= kept + 3, "parts of the second job")
+    until(lambda: parts() >= kept + 3, "parts of the second job", START_S, every_s=0.05)
     cluster.node_with("ExtractActor").kill()
     done = cluster.mealrec("follow", job)
     assert done.returncode == 0, done.stderr
     assert f"{kept} of {VIDEOS} blocks are there" in done.stderr
     good = lake.read(FEATURES)["video_id"].to_pylist()
     bad = lake.read(QUARANTINE, filters=pc.field("stage") == "extract")["key"].to_pylist()
-    assert sorted(good + bad) == [f"v{i:02}" for i in range(VIDEOS)], "each once"
-    assert sorted(bad) == [f"v{i:02}" for i in range(BROKEN)]
+    assert sorted(good + bad) == [f"v{i:03}" for i in range(VIDEOS)], "each once"
+    assert sorted(bad) == [f"v{i:03}" for i in range(BROKEN)]
 
 
 def tables(lake: Lake, viewers: int = 300, items: int = 30) -> None:
@@ -139,7 +140,7 @@ def test_a_training_that_loses_a_node_ends_as_one_that_does_not(cluster: Cluster
     lake = Lake(str(tmp_path / "lake"))
     tables(lake)
     small = ["model.width=16", "model.max_history=8", "features.frames=2", "train.workers=2", "train.batch_size=16"]
-    small += ["train.warmup_epochs=4", "train.joint_epochs=6", "train.patience=20"]
+    small += ["train.warmup_epochs=4", "train.joint_epochs=12", "train.patience=40"]
     small += [f"registry.tracking_uri=sqlite:///{tmp_path / 'mlflow.db'}"]
     command = ["submit", "train", "--lake", lake.root, *[word for s in small for word in ("--set", s)]]
 
@@ -147,15 +148,15 @@ def test_a_training_that_loses_a_node_ends_as_one_that_does_not(cluster: Cluster
         return [*command, "--work", str(work)]
 
     def epochs(work: Path) -> int:
-        return sum(len(re.findall(r"epoch \d+: hr|epoch \d+: loss", p.read_text())) for p in work.glob("*/*.progress"))
+        return sum(len(re.findall(r"epoch \d+/\d+:", p.read_text())) for p in work.glob("*/*.progress"))
 
     lost, whole = tmp_path / "lost", tmp_path / "whole"
     job = cluster.mealrec(*train(lost), "--no-wait").stdout.strip()
-    wait_until(lambda: epochs(lost) >= 2, "two epochs")
+    until(lambda: epochs(lost) >= 2, "two epochs", START_S, every_s=0.05)
     cluster.node_with("RayTrainWorker").kill()
     done = cluster.mealrec("follow", job)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"resumed after [2-9] epochs", done.stderr), done.stderr
+    assert re.search(r"resumed after [1-9][0-9]? epochs", done.stderr), done.stderr
     straight = cluster.mealrec(*train(whole))
     assert straight.returncode == 0 and "resumed" not in straight.stderr, straight.stderr
 
