@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "https://api.osv.dev/v1/query"
+CONNECT_S = 5.0
 UNREACHABLE = ("ConnectionError", "ConnectTimeout", "ReadTimeout", "NameResolutionError", "ServiceError", "ProxyError")
 
 
@@ -42,8 +46,23 @@ def findings(report: dict[str, Any]) -> list[tuple[str, str, set[str]]]:
     ]
 
 
+def answers(service: str) -> bool:
+    """Whether anything listens there, asked before pip-audit, which tries for long. A proxy is left to pip-audit."""
+    if getproxies():
+        return True
+    address = urlsplit(service)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((str(address.hostname), port), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
 def ask(constraints: Path, service: str, timeout_s: float) -> dict[str, Any] | None:
     """pip-audit's report; None when the service could not be reached in time. Raises RuntimeError with what else went wrong."""
+    if not answers(service):
+        return None
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(constraints), "--no-deps", "--disable-pip"]
     command += ["--vulnerability-service", "osv", "--osv-url", service, "--format", "json", "--progress-spinner", "off"]
     try:
