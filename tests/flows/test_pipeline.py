@@ -99,16 +99,8 @@ def test_a_second_run_has_nothing_to_do_and_reports_the_same(world: tuple[Path, 
     )
 
 
-# a line of each stage's progress that comes before it is done
-AT_WORK = {
-    "ingest": "rendered",
-    "sessionize": "valid",
-    "sequences": "k-core settled",
-    "extract": "to do",
-    "train": "epoch 3",
-    "evaluate": "ranked",
-    "promote": "registered",
-}
+# a line of the stage's progress that comes before it is done; tests/integration/test_night.py kills in the other stages
+AT_WORK = {"ingest": "rendered", "sequences": "k-core settled", "train": "epoch 3"}
 
 
 def _killed_in(stage: str, lake: Path) -> None:
@@ -129,7 +121,7 @@ def _killed_in(stage: str, lake: Path) -> None:
     process.stderr.close()
 
 
-def test_a_run_killed_in_every_stage_ends_with_the_same_figures(
+def test_a_run_killed_in_several_stages_ends_with_the_same_figures(
     world: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     lake = tmp_path / "lake"

@@ -76,6 +76,14 @@ class Cluster:
                 return raylet
         raise AssertionError(f"no node runs {worker}")
 
+    def freeze(self, worker: str) -> None:
+        """SIGSTOP every process whose title holds `worker`."""
+        for starter in self.started:
+            for process in starter.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if worker in " ".join(process.cmdline()):
+                        process.suspend()
+
     def mealrec(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """`mealrec ray ...` against this cluster."""
         return subprocess.run(

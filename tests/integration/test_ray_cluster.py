@@ -22,7 +22,7 @@ from tests.integration.servers import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-VIDEOS, BROKEN = 80, 3
+VIDEOS, BROKEN = 60, 3
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
     cluster: Cluster, landing: Path, tmp_path: Path
 ) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    settings = {"frames": 8, "frame_size": 224, "audio": "none", "text": "none", "actors": 2, "batch_videos": 1}
+    settings = {"frames": 4, "frame_size": 128, "audio": "none", "text": "none", "actors": 2, "batch_videos": 1}
     command = ["submit", "extract", "--lake", lake.root, "--set", f"source.directory={landing}", "--no-wait"]
     command += [word for key, value in settings.items() for word in ("--set", f"features.{key}={value}")]
 
@@ -96,11 +96,12 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
 
     job = cluster.mealrec(*command).stdout.strip()
     until(lambda: parts() >= 2, "first parts", START_S, every_s=0.05)
+    cluster.freeze("ExtractActor")  # else it might be done before the command has started
+    kept = parts()
     cancelled = cluster.mealrec("cancel", job)
     assert cancelled.returncode == 0 and f"{job}: STOPPED" in cancelled.stdout, cancelled.stderr
     assert cluster.mealrec("follow", job).returncode == 1
-    kept = parts()
-    assert not lake.exists(FEATURES) and kept < VIDEOS
+    assert not lake.exists(FEATURES) and parts() == kept < VIDEOS
 
     job = cluster.mealrec(*command).stdout.strip()
     until(lambda: parts() >= kept + 3, "parts of the second job", START_S, every_s=0.05)
