@@ -100,7 +100,7 @@ def test_a_second_run_has_nothing_to_do_and_reports_the_same(world: tuple[Path, 
 
 
 # a line of the stage's progress that comes before it is done; tests/integration/test_night.py kills in the other stages
-AT_WORK = {"ingest": "rendered", "sequences": "k-core settled", "train": "epoch 3"}
+AT_WORK = {"ingest": "rendered", "train": "epoch 3"}
 
 
 def _killed_in(stage: str, lake: Path) -> None:

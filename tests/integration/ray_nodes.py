@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.servers import ROOT, START, free_port, until
+from tests.integration.servers import ROOT, START, free_ports, until
 
 SMALL = ("--num-cpus", "1", "--object-store-mb", "80")
 START_S = 240  # a slow machine must not fail the test
@@ -24,7 +24,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short: Ray's socket paths may not be long
-        port, dashboard, client = free_port(), free_port(), free_port()
+        port, dashboard, client = free_ports(3)
         self.gcs, self.address = f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
         self.token = secrets.token_hex(16)
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
