@@ -6,11 +6,12 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit lock audit sbom release clean
+.PHONY: help setup demo test lint types imports format unit night lock audit sbom release clean
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
+	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make format   format the code"
 	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
@@ -46,7 +47,11 @@ imports: setup
 
 # two processes: much of the suite waits for engines to start
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not night"
+
+# one after the other: each of them is a whole team's machines on this one
+night: setup
+	$(BIN)/python -m pytest -m night
 
 format: setup
 	$(BIN)/ruff check --fix .

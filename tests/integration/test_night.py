@@ -37,7 +37,7 @@ from tests.integration.ray_nodes import Cluster
 from tests.integration.runs import artifacts, finished, logs, runs_of, started
 from tests.integration.servers import ROOT, Stack, free_port, stack, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.night, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(1500)]
 
 VIDEOS, VIEWERS, DAYS = 24, 200, 6
 SETTINGS: dict[str, dict[str, Any]] = {

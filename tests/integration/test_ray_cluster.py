@@ -20,7 +20,7 @@ from tests.features.conftest import render
 from tests.integration.ray_nodes import START_S, Cluster
 from tests.integration.servers import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.timeout(900)]
 
 VIDEOS, BROKEN = 60, 3
 
