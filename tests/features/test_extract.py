@@ -190,7 +190,7 @@ def test_quarantine_rows_of_other_stages_stay_and_the_actors_lines_arrive(
     lake.write(QUARANTINE, pa.Table.from_pylist([other], schema=SCHEMAS[QUARANTINE]), Provenance("sessionize", "d"))
     with caplog.at_level(logging.INFO, "mealrec.extract"):
         extract(run_config)
-    assert {"worker: e rejected: missing_file", "worker: f rejected: unreadable"} <= set(caplog.messages)
+    assert {"worker: e rejected: unreadable", "worker: f rejected: missing_file"} <= set(caplog.messages)
     reasons = sorted(r["reason"] for r in lake.read(QUARANTINE).to_pylist())
     assert reasons == ["future", "missing_file", "unreadable"]
 
