@@ -121,6 +121,7 @@ def _killed_in(stage: str, lake: Path) -> None:
     process.stderr.close()
 
 
+@pytest.mark.night
 def test_a_run_killed_in_several_stages_ends_with_the_same_figures(
     world: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
