@@ -6,13 +6,14 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit night lock audit sbom release clean
+.PHONY: help setup demo test lint types imports format unit night peers lock audit sbom release clean
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make setup    the environment alone (.venv)"
+	@echo "make peers    RecBole 1.2.1 in an environment of its own (./peers), for benchmarks/training.py and ranking.py"
 	@echo "make format   format the code"
 	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
 	@echo "make release  sdist, wheel and a bill of materials (CycloneDX) in ./dist"
@@ -53,6 +54,15 @@ unit: setup
 night: setup
 	$(BIN)/python -m pytest -m night
 
+# RecBole needs an older numpy than anything here: an environment of its own
+peers: peers/.ready
+
+peers/.ready: benchmarks/peers/requirements.txt
+	@test -x peers/bin/python || $(PYTHON) -m venv peers
+	@peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/requirements.txt
+	@touch $@
+
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -82,4 +92,4 @@ release: sbom
 	$(BIN)/python -c "from setuptools import build_meta as b; print(b.build_sdist('$(DIST)')); print(b.build_wheel('$(DIST)'))"
 
 clean:
-	rm -rf $(VENV) var
+	rm -rf $(VENV) peers var

@@ -19,7 +19,7 @@ from mealrec.config_operations import DriftConfig, Settings
 from mealrec.config_operations import ServeConfig as ServeConfig
 from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Prediction, Start
 from mealrec.redaction import redact
-from mealrec.training.settings import TrainSettings
+from mealrec.training.settings import Matmul, TrainSettings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
@@ -181,6 +181,9 @@ class TrainConfig(Settings):
     average: bool = Field(True, description="validate and keep the moving average of the weights")
     negatives: int | None = Field(
         None, ge=0, description="sampled candidates a step; 0: the whole catalogue; None: by its size"
+    )
+    matmul: Matmul = Field(
+        "medium", description="float32 products in training: highest; high, medium: where a unit for them is there"
     )
     max_failures: int = Field(2, ge=0)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mealrec.data.packed import Packed
 
-BUCKET_BATCHES = 8  # batches whose viewers are sorted by length together: little padding, still random
+Ints = npt.NDArray[np.int64]
+BUCKET_BATCHES = 16  # batches whose windows are sorted by length together: little padding, still random
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,27 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Batches of one epoch: the order depends on (seed, epoch) alone and `rank` takes every world-th row of each.
 
-    Every rank yields steps_per_epoch(windows, batch_size) batches; one may be empty (0 rows) at the very end."""
+    A batch holds windows of like length, and about as many positions as any other: batch_size windows on average, more short
+    ones or fewer long ones. Every rank yields steps_per_epoch(windows, batch_size) batches; a rank's part may be empty."""
     order = np.random.default_rng([seed, epoch]).permutation(len(windows.spans))
-    length = windows.spans[:, 1] - windows.spans[:, 0]
+    positions = windows.spans[:, 1] - windows.spans[:, 0] - 1
     chunk = batch_size * BUCKET_BATCHES
-    order = np.concatenate(
-        [part[np.argsort(length[part], kind="stable")] for part in np.split(order, range(chunk, len(order), chunk))]
-    )
-    batches = np.split(order, range(batch_size, len(order), batch_size))
+    batches = [
+        batch
+        for part in np.split(order, range(chunk, len(order), chunk))
+        for batch in _alike(part[np.argsort(positions[part], kind="stable")], positions, -(-len(part) // batch_size))
+    ]
     for at in np.random.default_rng([seed, epoch, 1]).permutation(len(batches)):
         yield _window_batch(data, windows.spans[batches[at]], rank, world)
+
+
+def _alike(rows: Ints, positions: Ints, count: int) -> list[Ints]:
+    """`rows`, sorted by length, cut into `count` <= len(rows) runs of about as many positions, none of them empty."""
+    reached = np.cumsum(positions[rows])
+    cuts = np.searchsorted(reached, reached[-1] * np.arange(1, count) / count)
+    # a run that one window fills alone leaves the next ones a window each
+    cuts = np.maximum.accumulate(cuts - np.arange(count - 1)) + np.arange(count - 1)
+    return np.split(rows, np.clip(cuts, np.arange(1, count), len(rows) - count + np.arange(1, count)))
 
 
 def evaluation_batches(

@@ -1,20 +1,23 @@
 """Next-item cross-entropy over catalogues of any size, without ever holding positions x catalogue in memory.
 
-Full softmax up to about 100,000 videos: the scores are made, used and made again in the backward pass `CHUNK` rows at a
-time. Above that: a sample of negatives shared by the step, drawn by popularity and corrected for it (logQ; Bengio and Senecal
-2008, Yi et al. 2019). Both return sums, so that workers' losses add up.
+Full softmax up to about 100,000 videos: the scores of a few rows at a time are made, give their loss and their gradients, and
+are overwritten by the next rows' (the gradient of a sum needs no second pass over the scores). Above that: a sample of
+negatives shared by the step, drawn by popularity and corrected for it (logQ; Bengio and Senecal 2008, Yi et al. 2019). Both
+return sums, so that workers' losses add up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-CHUNK_SCORES = 1 << 24  # scores held at a time: 64 MiB of float32
+CHUNK_SCORES = 1 << 21  # scores held at a time on a CPU: 8 MiB of float32, which stay in the cache of two cores
+CHUNK_SCORES_GPU = 1 << 27
 FULL_SOFTMAX_UP_TO = 100_000
 
 
@@ -58,21 +61,13 @@ def next_item_loss(
 
 
 def full_loss(states: Tensor, table: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
-    """Softmax over every row of table [N + 1, D] but row 0. Cost: m x N x D; memory: CHUNK_SCORES, or the scores of one
-    chunk's rows where the catalogue alone is larger. 0 for no rows."""
+    """Softmax over every row of table [N + 1, D] but row 0. Cost: three products of m x N x D, and none in the backward pass;
+    memory: CHUNK_SCORES, or the scores of one row where the catalogue alone is larger, and a gradient as large as table. 0
+    for no rows. A probability below float32's smallest counts as that (a loss of 87); gradients are exact."""
     if len(target) == 0:
         return states.sum() * 0 + table.sum() * 0
-    candidates = table[1:]
-    rows = max(CHUNK_SCORES // max(len(candidates), 1), 1)
-    if len(target) <= rows:
-        return _cross_entropy(states, candidates, target, temperature)
-    parts = [
-        checkpoint(
-            _cross_entropy, states[at : at + rows], candidates, target[at : at + rows], temperature, use_reentrant=False
-        )
-        for at in range(0, len(target), rows)
-    ]
-    return torch.stack(parts).sum()
+    loss: Tensor = _FullSoftmax.apply(states / temperature, table, target)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def sampled_loss(
@@ -90,5 +85,61 @@ def sampled_loss(
     return F.cross_entropy(torch.cat([own, scores], 1), torch.zeros_like(target), reduction="sum")
 
 
-def _cross_entropy(states: Tensor, candidates: Tensor, target: Tensor, temperature: float) -> Tensor:
-    return F.cross_entropy(states @ candidates.T / temperature, target - 1, reduction="sum")
+class _FullSoftmax(torch.autograd.Function):
+    """Summed cross-entropy of target [m] for states [m, D] against table[1:], whose gradients are made together with it."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, table: Tensor, target: Tensor) -> Tensor:
+        of_states, of_table = ctx.needs_input_grad[:2]
+        grad_states = torch.empty_like(states) if of_states else None
+        grad_table = torch.zeros_like(table) if of_table else None
+        loss = states.new_zeros(())
+        rows = chunk_rows(len(table) - 1, states.device)
+        scores = states.new_empty(min(rows, len(target)), len(table) - 1)
+        for at in range(0, len(target), rows):
+            here = slice(at, at + rows)
+            loss += _chunk(
+                states[here],
+                table,
+                target[here],
+                scores,
+                None if grad_states is None else grad_states[here],
+                grad_table,
+            )
+        if grad_states is not None:
+            grad_states -= table[target]
+        if grad_table is not None:
+            grad_table.index_add_(0, target, states, alpha=-1)
+        ctx.save_for_backward(grad_states, grad_table)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_states, grad_table = ctx.saved_tensors
+        return (
+            None if grad_states is None else grad * grad_states,
+            None if grad_table is None else grad * grad_table,
+            None,
+        )
+
+
+def chunk_rows(items: int, device: torch.device) -> int:
+    """Rows whose scores against `items` candidates are held at a time."""
+    return max((CHUNK_SCORES if device.type == "cpu" else CHUNK_SCORES_GPU) // max(items, 1), 1)
+
+
+def _chunk(
+    states: Tensor, table: Tensor, target: Tensor, scores: Tensor, grad_states: Tensor | None, grad_table: Tensor | None
+) -> Tensor:
+    """Loss of some rows; `scores` is their workspace. Writes the expected candidate into grad_states and adds the rows' part to
+    grad_table; what the targets themselves subtract is left to the caller."""
+    scores = scores[: len(states)]
+    torch.mm(states, table[1:].T, out=scores)
+    torch.softmax(scores, 1, out=scores)
+    own = scores.gather(1, (target - 1)[:, None])
+    if grad_states is not None:
+        torch.mm(scores, table[1:], out=grad_states)
+    if grad_table is not None:
+        grad_table[1:].addmm_(scores.T, states)
+    return -own.clamp(min=torch.finfo(own.dtype).tiny).log().sum()

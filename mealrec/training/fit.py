@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mealrec.data.batches import Windows, training_batches
+from mealrec.data.batches import Batch, Windows, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import summarise
 from mealrec.evaluation.ranking import rank_targets
 from mealrec.model.baselines.protocol import Trainable
 from mealrec.training.average import decay_at, follow
+from mealrec.training.precision import matmul
 from mealrec.training.settings import TrainSettings
 from mealrec.training.streams import mix
 
@@ -49,30 +50,16 @@ def fit(
     windows = Windows.of(data, max_history)
     best: tuple[float, dict[str, Tensor]] = (-1.0, {})
     curves: list[dict[str, Any]] = []
-    waited, updates = 0, 0
+    waited = 0
     for epoch in range(settings.warmup_epochs):
-        began, model = time.monotonic(), model.train()
-        total, targets = 0.0, 0
-        for step, batch in enumerate(
-            training_batches(data, windows, batch_size=settings.batch_size, seed=seed, epoch=epoch)
-        ):
-            torch.manual_seed(mix([seed, epoch, step, 0]))  # dropout
-            rng = torch.Generator(device).manual_seed(mix([seed, epoch, step, 1]))
-            summed = model.loss(batch.history.to(device), batch.target.to(device), rng)
-            optimiser.zero_grad(set_to_none=True)
-            (summed.loss / max(summed.targets, 1)).backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-            optimiser.step()
-            follow(average, model, decay_at(updates, settings.ema_decay))
-            updates += 1
-            total, targets = total + float(summed.loss.detach()), targets + summed.targets
-        served = average if settings.average else model
-        found = validate(served, data, max_history=max_history, device=device)
-        curves.append({"epoch": epoch + 1, "loss": total / max(targets, 1), **found})
-        say(
-            f"epoch {epoch + 1}: loss {total / max(targets, 1):.4f} NDCG@10 {found['ndcg@10']:.4f} "
-            f"({time.monotonic() - began:.1f} s)"
-        )
+        began, steps = time.monotonic(), steps_per_epoch(windows, settings.batch_size)
+        with matmul(settings.matmul):
+            batches = training_batches(data, windows, batch_size=settings.batch_size, seed=seed, epoch=epoch)
+            loss = _epoch(model.train(), average, optimiser, batches, settings, [seed, epoch], epoch * steps)
+            served = average if settings.average else model
+            found = validate(served, data, max_history=max_history, device=device)
+        curves.append({"epoch": epoch + 1, "loss": loss, **found})
+        say(f"epoch {epoch + 1}: loss {loss:.4f} NDCG@10 {found['ndcg@10']:.4f} ({time.monotonic() - began:.1f} s)")
         if found["ndcg@10"] > best[0]:
             best, waited = (found["ndcg@10"], copy.deepcopy(served.state_dict())), 0
         else:
@@ -81,6 +68,31 @@ def fit(
                 break
     model.load_state_dict(best[1])
     return Fitted(model.eval(), curves)
+
+
+def _epoch(
+    model: Trainable,
+    average: Trainable,
+    optimiser: torch.optim.AdamW,
+    batches: Iterator[Batch],
+    settings: TrainSettings,
+    stream: list[int],
+    updates: int,
+) -> float:
+    """Train one epoch after `updates` steps; the mean loss of a target. Draws are functions of (stream, step)."""
+    device = next(model.parameters()).device
+    total, targets = 0.0, 0
+    for step, batch in enumerate(batches):
+        torch.manual_seed(mix([*stream, step, 0]))  # dropout
+        rng = torch.Generator(device).manual_seed(mix([*stream, step, 1]))
+        summed = model.loss(batch.history.to(device), batch.target.to(device), rng)
+        optimiser.zero_grad(set_to_none=True)
+        (summed.loss / max(summed.targets, 1)).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        optimiser.step()
+        follow(average, model, decay_at(updates + step, settings.ema_decay))
+        total, targets = total + float(summed.loss.detach()), targets + summed.targets
+    return total / max(targets, 1)
 
 
 @torch.no_grad()

@@ -26,6 +26,7 @@ from mealrec.training.candidates import Candidates, everything, sampled
 from mealrec.training.facts import catalogue_facts, negatives, plain_vectors
 from mealrec.training.optimiser import clipped, optimiser
 from mealrec.training.peers import Peers
+from mealrec.training.precision import matmul
 from mealrec.training.progress import STAGES, Progress
 from mealrec.training.settings import TrainSettings
 from mealrec.training.step import (
@@ -111,7 +112,8 @@ class Trainer:
                 on_stage(state)
                 self._leave_stage(state)
                 continue
-            self._epoch(state, windows)
+            with matmul(self.config.matmul):
+                self._epoch(state, windows)
             on_epoch(state)
 
     def _leave_stage(self, state: State) -> None:

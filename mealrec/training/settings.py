@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Matmul = Literal["highest", "high", "medium"]  # torch's float32 matmul precisions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +28,4 @@ class TrainSettings:
     ema_decay: float = 0.999
     average: bool = True
     negatives: int | None = None
+    matmul: Matmul = "medium"

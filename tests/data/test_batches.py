@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from mealrec.data.batches import Batch, Windows, evaluation_batches, steps_per_epoch, training_batches
+from mealrec.data.batches import Batch, Windows, _alike, evaluation_batches, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
 
 
@@ -87,3 +89,22 @@ def test_content_follows_its_index(packed: Packed) -> None:
     content = packed.content.gather(torch.tensor([7, 2]))
     assert torch.equal(content.visual[0], torch.from_numpy(packed.content.arrays["visual"][7].astype("float32")))
     assert torch.equal(content.frame_mask[1], torch.from_numpy(packed.content.arrays["frame_mask"][2]))
+
+
+def test_batches_hold_alike_windows_and_about_as_many_positions_each(packed: Packed) -> None:
+    lengths = np.random.default_rng(0).geometric(0.2, 500) + 1
+    ends = np.cumsum(lengths)
+    spans = Windows(np.stack([ends - lengths, ends], 1))
+    longer = dataclasses.replace(packed, sequence=np.ones(int(ends[-1]), np.int64))
+    batches = list(training_batches(longer, spans, batch_size=25, seed=0, epoch=0))
+    positions = [b.positions for b in batches]
+    assert len(batches) == steps_per_epoch(spans, 25) and min(len(b.history) for b in batches) > 0
+    assert sum(positions) > 0.8 * sum(b.history.numel() for b in batches), "padding"
+    assert max(positions) < 1.6 * min(positions)
+
+
+def test_one_window_longer_than_a_batch_leaves_no_batch_empty() -> None:
+    positions = np.array([1, 1, 1, 100, 1])
+    parts = _alike(np.array([0, 1, 2, 4, 3]), positions, 4)
+    assert len(parts) == 4 and min(len(p) for p in parts) == 1
+    assert sorted(np.concatenate(parts).tolist()) == [0, 1, 2, 3, 4]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -31,15 +33,34 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(monkeypatch: pytest
 def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(states: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, t: float) -> torch.Tensor:
-        seen.append(len(states) * len(candidates))
-        return plain(states, candidates, target, t)
+    def spy(
+        states: torch.Tensor, table: torch.Tensor, target: torch.Tensor, scores: torch.Tensor, *grads: Any
+    ) -> torch.Tensor:
+        seen.append((scores.numel(), len(target) * (len(table) - 1)))
+        return plain(states, table, target, scores, *grads)
 
-    plain = softmax._cross_entropy
+    plain = softmax._chunk
     monkeypatch.setattr(softmax, "CHUNK_SCORES", 200)
-    monkeypatch.setattr(softmax, "_cross_entropy", spy)
+    monkeypatch.setattr(softmax, "_chunk", spy)
     full_loss(*case())
-    assert max(seen) <= 200 and sum(seen) == 13 * 40
+    assert max(held for held, _ in seen) <= 200 and sum(used for _, used in seen) == 13 * 40
+
+
+def test_a_loss_counts_with_the_weight_it_is_given_and_a_frozen_side_costs_no_gradient() -> None:
+    states, table, target = case()
+    (whole,) = torch.autograd.grad(3.0 * full_loss(states, table.detach(), target, 0.5), (states,))
+    (once,) = torch.autograd.grad(full_loss(states, table, target, 0.5), (states,))
+    assert torch.allclose(whole, 3.0 * once, rtol=1e-5)
+    with torch.no_grad():
+        assert not full_loss(states, table, target).requires_grad
+
+
+def test_scores_far_apart_give_a_finite_loss_and_the_right_gradient() -> None:
+    states, table = torch.tensor([[200.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    loss = full_loss(states, table, torch.tensor([2]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert 80 < float(loss) < 200 and states.grad is not None
+    assert torch.allclose(states.grad, torch.tensor([[1.0, -1.0]]))
 
 
 def test_a_corrected_sample_estimates_the_full_softmax() -> None:
