@@ -6,13 +6,14 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit night lock audit sbom release clean
+.PHONY: help setup browser demo test lint types imports format unit night lock audit sbom release clean
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make setup    the environment alone (.venv)"
+	@echo "make browser  a Chromium for the page's tests, where the machine has none"
 	@echo "make format   format the code"
 	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
 	@echo "make release  sdist, wheel and a bill of materials (CycloneDX) in ./dist"
@@ -29,6 +30,10 @@ $(STAMP): pyproject.toml constraints.txt infra/java/provide.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps aisfx
 	@$(BIN)/python infra/java/provide.py
 	@touch $@
+
+# apart from setup: only the page's tests need it, and it goes onto the machine and not into the environment
+browser: setup
+	@$(BIN)/python infra/browser/provide.py
 
 demo: setup
 	@$(BIN)/mealrec demo

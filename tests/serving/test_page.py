@@ -1,12 +1,13 @@
 """The page in a real headless Chromium, over a real lake of rendered videos and two real versions of a model.
 
-Screenshots are kept in MEALREC_SCREENSHOTS, or in the test's own folder."""
+Screenshots are kept in MEALREC_SCREENSHOTS, by default var/screenshots."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import runpy
 import shutil
 import socket
 import threading
@@ -87,10 +88,12 @@ def address(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("MEALREC_CHROMIUM") or next((p for name in names if (p := shutil.which(name))), None)
+    """The machine's Chromium. Where CI runs, a page that nobody looked at is a failure and not a skipped test."""
+    path = runpy.run_path(str(ROOT / "infra" / "browser" / "provide.py"))["installed"]()
     if path is None:
-        pytest.skip("no Chromium on PATH and MEALREC_CHROMIUM is not set")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            "no Chromium on this machine: `make browser` installs one"
+        )
     with sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield made
@@ -121,8 +124,8 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> Path:
-    folder = Path(os.environ.get("MEALREC_SCREENSHOTS") or tmp_path)
+def keep() -> Path:
+    folder = Path(os.environ.get("MEALREC_SCREENSHOTS") or ROOT / "var" / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
