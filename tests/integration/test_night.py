@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import yaml
 from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowRunFilter
 
 from mealrec.claims import CLAIMS
 from mealrec.config import RunConfig
@@ -252,6 +254,19 @@ def test_the_second_night_has_a_new_day_new_videos_and_broken_ones(night: Night)
     assert entries and {entry.action for entry in entries} == {"promoted"}, entries
     assert entries[0].from_version == before and entries[-1].version == night.champion()
     assert night.lists_are_fresh()
+
+
+def test_nights_never_overlap_and_one_that_comes_too_early_is_cancelled(night: Night) -> None:
+    with night.client() as client:
+        named = DeploymentFilter(name=DeploymentFilterName(any_=["nightly"]))
+        refused = client.read_flow_runs(
+            deployment_filter=named,
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": ["CANCELLED"]}}}),
+        )
+        ran = [run for run in reversed(runs_of(client, "nightly")) if run.state_type.value != "CANCELLED"]
+    assert refused and all(run.start_time is None for run in refused), "the schedule is faster than the first night was"
+    assert len(ran) >= 3
+    assert [b.name for a, b in pairwise(ran) if a.end_time is None or b.start_time < a.end_time] == []
 
 
 def the_second_night(client: SyncPrefectClient) -> Any:
