@@ -39,7 +39,7 @@ from tests.integration.ray_nodes import Cluster
 from tests.integration.runs import artifacts, finished, logs, runs_of, started
 from tests.integration.servers import ROOT, Stack, free_port, stack, until
 
-pytestmark = [pytest.mark.night, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.night, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(2400)]
 
 VIDEOS, VIEWERS, DAYS = 24, 200, 6
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -47,7 +47,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "features": {"frames": 4},
     "model": {"width": 32},
     "train": {"warmup_epochs": 12, "joint_epochs": 3, "batch_size": 32},
-    "registry": {"baselines": []},  # so small a world has no baseline to beat for sure
+    # so small a world has no baseline to beat for sure, and a busy machine answers as slowly as it likes
+    "registry": {"baselines": [], "max_latency_ms": 60_000},
     "serve": {"poll_s": 0.5},
 }
 
@@ -193,7 +194,7 @@ DEATHS: tuple[tuple[str, Callable[[Night], None]], ...] = (
 
 def test_a_night_in_which_everything_dies_once_ends_in_a_promoted_model(night: Night) -> None:
     for stage, kill in DEATHS:
-        until(lambda stage=stage: night.claimed(stage), f"{stage} is at work", timeout_s=300, every_s=0.05)
+        until(lambda stage=stage: night.claimed(stage), f"{stage} is at work", timeout_s=600, every_s=0.05)
         kill(night)
     until(night.lists_are_fresh, "a champion and its lists", timeout_s=600)
     champion = MlflowClient(night.servers.tracking_uri).get_model_version_by_alias("mealrec", "champion")
