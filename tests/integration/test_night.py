@@ -129,7 +129,7 @@ def night() -> Iterator[Night]:
         ends.callback(told.undo)
         for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # of the worker and of every command below
             told.setenv(name, ray.env[name])
-        told.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0.5")  # else its clients wait for up to two minutes
+        told.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")  # else its clients wait for up to two minutes
         made = Night(servers, ray)
         simulate(made.landing)
         servers.mlflow()
