@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit night peers lock audit sbom release clean
+.PHONY: help setup demo test lint types imports format unit night peers lock audit sbom release clean browser
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
@@ -14,6 +14,7 @@ help:
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make peers    RecBole 1.2.1 in an environment of its own (./peers), for benchmarks/training.py and ranking.py"
+	@echo "make browser  a Chromium for the page's tests, where the machine has none"
 	@echo "make format   format the code"
 	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
 	@echo "make release  sdist, wheel and a bill of materials (CycloneDX) in ./dist"
@@ -30,6 +31,10 @@ $(STAMP): pyproject.toml constraints.txt infra/java/provide.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps aisfx
 	@$(BIN)/python infra/java/provide.py
 	@touch $@
+
+# apart from setup: only the page's tests need it, and it goes onto the machine and not into the environment
+browser: setup
+	@$(BIN)/python infra/browser/provide.py
 
 demo: setup
 	@$(BIN)/mealrec demo

@@ -1,4 +1,4 @@
-"""Alerts as Prefect automations that call a webhook: a run failed, crashed or is late, and no good night for too long.
+"""Alerts as Prefect automations that call a webhook: a run ended badly or is late, no good night for too long, data that moved.
 
     MEALREC_ALERT_WEBHOOK=https://hooks.example/... python -m flows.alerts
 
@@ -10,25 +10,32 @@ every worker is dead.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 from prefect.automations import AutomationCore, EventTrigger, Posture
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from prefect.events.actions import CallWebhook
 from pydantic import SecretStr
+
+from mealrec.stages.summary import StageSummary
 
 WEBHOOK = "MEALREC_ALERT_WEBHOOK"
 BLOCK = "mealrec-alerts"
 NIGHTLY = "nightly"
 A_NIGHT = timedelta(hours=26)  # a day, and two hours for a night that runs long
+DRIFTED = "mealrec.drift.alarm"  # an event of our own: Prefect knows of runs alone
 OURS = {"prefect.resource.role": "flow", "prefect.resource.name": "mealrec-*"}
 MESSAGE = '{"text": {{ (automation.name ~ ": " ~ automation.description ~ about) | tojson }}}'
 ABOUT_A_RUN = '{% set about = " Run: " ~ flow_run.name ~ ", " ~ flow_run.state.name ~ "." %}'
 ABOUT_NOTHING = '{% set about = "" %}'
+ABOUT_DRIFT = '{% set about = " " ~ event.payload.moved ~ "." %}'
 
 
 def automations(webhook: UUID, a_night: timedelta = A_NIGHT) -> list[AutomationCore]:
@@ -64,7 +71,26 @@ def automations(webhook: UUID, a_night: timedelta = A_NIGHT) -> list[AutomationC
             ),
             actions=[CallWebhook(block_document_id=webhook, payload=ABOUT_NOTHING + MESSAGE)],
         ),
+        AutomationCore(
+            name="mealrec: the data moved",
+            description="what flows in is not what the champion was trained on.",
+            trigger=EventTrigger(expect={DRIFTED}),
+            actions=[CallWebhook(block_document_id=webhook, payload=ABOUT_DRIFT + MESSAGE)],
+        ),
     ]
+
+
+def tell(drift: StageSummary) -> None:
+    """Let the server know that the stage has newly found something in alarm."""
+    if drift.skipped or drift.details["state"] != "alarm":
+        return
+    found = json.loads(Path(drift.details["drift"]).read_text())
+    moved = "; ".join(f"{q['group']} {q['name']}: {q['moved']}" for q in found["quantities"] if q["state"] == "alarm")
+    resource = {
+        "prefect.resource.id": "mealrec.drift",
+        "prefect.resource.name": f"champion {drift.details['champion']}",
+    }
+    emit_event(DRIFTED, resource=resource, payload={"moved": moved})
 
 
 def install(url: str, a_night: timedelta = A_NIGHT) -> list[str]:

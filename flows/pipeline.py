@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import hooks, summary, sweep
+from flows import alerts, hooks, summary, sweep
 from flows.stages import drift, evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
 from mealrec.config import RunConfig
 
@@ -48,6 +48,7 @@ def pipeline(config: RunConfig, full: bool = False) -> dict[str, Any]:
         "recommend": served,
     }
     stages = {name: future.result() for name, future in futures.items()}
+    alerts.tell(stages["drift"])
     result = summary.summarise(config, stages, time.monotonic() - began)
     summary.write(config, result)
     summary.publish(config, result)

@@ -53,3 +53,14 @@ def test_the_tables_are_those_of_the_committed_results() -> None:
     made = tables([Results.open(folder / "quality.json")])
     made["truth"] = truth_table(json.loads((folder / "truth.json").read_text()))
     assert update(README, made, "README.md") == README, "run: mealrec bench report ... --readme README.md"
+
+
+def test_the_load_on_the_endpoint_is_that_of_the_committed_result() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text())
+    statuses, events, latency = found["by_status"], found["events"], found["latency_ms"]
+    by_kind = {kind: sum(n for status, n in statuses.items() if status.startswith(kind)) for kind in ("2", "4", "5")}
+    assert by_kind["5"] == statuses["503"] and sum(by_kind.values()) == found["requests"], "every request was answered"
+    assert found["wrong"] == [] and (events["lost"], events["written_twice"], events["forgotten"]) == (0, 0, 0)
+    figures = [found["requests"], *by_kind.values(), latency["p50"], latency["p99"], events["acknowledged"], 0, 0]
+    assert "| " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |" in README
+    assert found["command"] in README and found["finished"][:10] in README

@@ -6,7 +6,6 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.backfill import backfill, days_between
 from mealrec.lake import Lake
@@ -28,18 +27,16 @@ def test_a_range_without_a_file_is_an_error_that_names_the_days_there_are() -> N
 
 @pytest.mark.slow
 @pytest.mark.spark
+@pytest.mark.usefixtures("prefect_server")
 def test_each_day_is_a_version_and_the_tables_end_whole(tmp_path: Path) -> None:
     config = write_landing(tmp_path, days=2, bad=1)
     lake = Lake(config.lake)
-    with prefect_test_harness(server_startup_timeout=120):
-        rows = backfill(config, date(2026, 1, 5), date(2026, 1, 5))
-        assert [(r["day"], r["interactions"], r["quarantined"], r["built"]) for r in rows] == [
-            ("2026-01-05", 40, 1, True)
-        ]
-        assert lake.read(INTERACTIONS, rows[0]["interactions version"]).num_rows == 40
-        assert lake.read(INTERACTIONS).num_rows == 80, "the day after the range is there again"
-        versions = lake.version(INTERACTIONS), lake.version(SEQUENCES)
-        again = backfill(config, date(2026, 1, 5), date(2026, 1, 6))
+    rows = backfill(config, date(2026, 1, 5), date(2026, 1, 5))
+    assert [(r["day"], r["interactions"], r["quarantined"], r["built"]) for r in rows] == [("2026-01-05", 40, 1, True)]
+    assert lake.read(INTERACTIONS, rows[0]["interactions version"]).num_rows == 40
+    assert lake.read(INTERACTIONS).num_rows == 80, "the day after the range is there again"
+    versions = lake.version(INTERACTIONS), lake.version(SEQUENCES)
+    again = backfill(config, date(2026, 1, 5), date(2026, 1, 6))
     assert [(r["day"], r["interactions"], r["built"]) for r in again] == [
         ("2026-01-05", 40, False),
         ("2026-01-06", 80, False),

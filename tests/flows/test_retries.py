@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from prefect import flow, task
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.stages import TASKS, worth_retrying
 from mealrec.claims import Overtaken
@@ -21,6 +20,7 @@ def test_every_stage_is_a_task_with_retries() -> None:
     assert all(t.name == name and t.retries == 1 for name, t in TASKS.items())
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_a_lost_disk_is_tried_again_a_mistake_is_not() -> None:
     calls: dict[str, int] = {}
 
@@ -39,9 +39,8 @@ def test_a_lost_disk_is_tried_again_a_mistake_is_not() -> None:
         run(return_state=True)
         return calls[name]
 
-    with prefect_test_harness(server_startup_timeout=120):
-        assert attempts(OSError("disk")) == 2
-        assert attempts(StageError("too many bad rows")) == 1
-        assert attempts(Overtaken("by a newer run")) == 1
-        assert attempts(SourceError("no such file")) == 1
-        assert attempts(ConfigError("unknown key")) == 1
+    assert attempts(OSError("disk")) == 2
+    assert attempts(StageError("too many bad rows")) == 1
+    assert attempts(Overtaken("by a newer run")) == 1
+    assert attempts(SourceError("no such file")) == 1
+    assert attempts(ConfigError("unknown key")) == 1

@@ -11,6 +11,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from prefect.client.orchestration import SyncPrefectClient
 
+from mealrec.config import RunConfig
 from tests.integration.servers import START, Stack, stack, until
 
 DEPLOYMENTS = {"nightly", "weekly-full", "backfill", "promote", "adhoc", "sweep"}
@@ -68,6 +69,8 @@ def test_every_deployment_is_accepted_and_the_nights_have_their_schedule_and_for
     for name in ("nightly", "weekly-full", "backfill"):
         assert deployments[name].global_concurrency_limit.limit == 1
         assert deployments[name].concurrency_options.collision_strategy.value == "CANCEL_NEW"
+        given = RunConfig.model_validate(deployments[name].parameters["config"])
+        assert given.registry.tracking_uri == "http://127.0.0.1:5000", "where infra/start/mlflow_server.py listens"
     assert deployments["weekly-full"].parameters["full"] is True
     assert {"first", "last"} <= set(deployments["backfill"].parameter_openapi_schema["required"])
     form = deployments["nightly"].parameter_openapi_schema["definitions"]

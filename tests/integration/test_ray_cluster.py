@@ -18,7 +18,7 @@ from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
 from tests.features.conftest import render
 from tests.integration.ray_nodes import START_S, Cluster
-from tests.integration.servers import until
+from tests.integration.servers import ROOT, until
 
 pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -113,6 +113,25 @@ def test_an_extraction_survives_being_cancelled_and_the_loss_of_a_node(
     bad = lake.read(QUARANTINE, filters=pc.field("stage") == "extract")["key"].to_pylist()
     assert sorted(good + bad) == [f"v{i:03}" for i in range(VIDEOS)], "each once"
     assert sorted(bad) == [f"v{i:03}" for i in range(BROKEN)]
+
+
+def test_with_the_runtime_environment_code_the_nodes_run_what_was_sent_and_not_what_they_have(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    checkout, landing = tmp_path / "checkout", tmp_path / "landing"
+    for package in ("mealrec", "spark_jobs"):
+        shutil.copytree(ROOT / package, checkout / package)
+    stage = checkout / "mealrec" / "stages" / "extract.py"
+    stage.write_text(stage.read_text().replace("videos in the catalogue:", "videos, says the code that was sent:"))
+    landing.mkdir()
+    (landing / "catalogue.jsonl").write_text(json.dumps({"video_id": "v1", "uri": None, "title": "noodles"}) + "\n")
+    settings = [f"source.directory={landing}", "features.actors=1", "features.buckets=1"]
+    settings += [f"features.{modality}=none" for modality in ("visual", "audio", "text")]
+    command = ["submit", "extract", *[word for setting in settings for word in ("--set", setting)]]
+    for environment, words in (("image", "videos in the catalogue"), ("code", "says the code that was sent")):
+        where = ["--lake", str(tmp_path / environment), "--runtime-env", environment]
+        done = cluster.mealrec(*command, *where, PYTHONPATH=str(checkout))
+        assert done.returncode == 0 and words in done.stderr, done.stderr
 
 
 def tables(lake: Lake, viewers: int = 300, items: int = 30) -> None:

@@ -39,6 +39,7 @@ async function guarded(work) {
 }
 
 const seconds = (ms) => (ms < 0 ? "" : `${(ms / 1000).toFixed(1)} s`);
+const minute = (iso) => `${new Date(iso).toISOString().slice(0, 16).replace("T", " ")} UTC`;
 const percent = (share) => `${(100 * share).toFixed(0)} %`;
 const fixed = (value, digits = 4) => (typeof value === "number" ? value.toFixed(digits) : "–");
 
@@ -145,8 +146,9 @@ function metricCards(report) {
 function curveCards(curves) {
   const names = [...new Set(curves.flatMap((row) => Object.keys(row)))].filter((n) => !["stage", "epoch", "seconds", "step"].includes(n));
   const plotted = names.map((name) => [name, curves.map((row, n) => [n + 1, row[name]]).filter((p) => typeof p[1] === "number")]);
+  const begins = curves.flatMap((row, n) => (n && row.stage !== curves[n - 1].stage ? [[n + 1, `${row.stage} from here`]] : []));
   return plotted.filter(([, points]) => points.length > 1)
-    .map(([name, points]) => card(`Curve: ${name}`, lines(name, "epoch, all stages", name, [{ name, points }])));
+    .map(([name, points]) => card(`Curve: ${name}`, lines(name, "epoch, all stages", name, points, begins)));
 }
 
 function profileCards(profile) {
@@ -166,7 +168,7 @@ function driftCard(drift) {
   const rows = (drift.quantities || []).map((q) =>
     [q.group, q.name, q.measure, measure(q.value, 3), measure(q.warn, 3), measure(q.alarm, 3), el("span", { class: q.state }, q.state), q.moved]);
   const head = ["group", "quantity", "measure", "value", "warn from", "alarm from", "state", "what moved"];
-  return wide("Drift", none(`Overall: ${drift.state}, ${drift.when}`), rows.length ? table(head, rows) : none("Nothing to compare."));
+  return wide("Drift", none(`Overall: ${drift.state}, ${minute(drift.when)}`), rows.length ? table(head, rows) : none("The tables are those that the champion was trained on."));
 }
 
 async function showRun() {
@@ -190,7 +192,7 @@ async function showRun() {
     el("h2", {}, "Decisions"),
     el("div", { class: "cards" },
       wide("Promotions", found.promotions.length ? table(["when", "who", "action", "version", "from", "why"],
-        found.promotions.map((p) => [p.when, p.who, p.action, p.version, p.from_version, p.reasons.join("; ")])) : none("None yet.")),
+        found.promotions.map((p) => [minute(p.when), p.who, p.action, p.version, p.from_version, p.reasons.join("; ")])) : none("None yet.")),
       wide("Ablations and baselines", ablations)));
 }
 

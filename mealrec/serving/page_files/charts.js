@@ -9,21 +9,32 @@ function node(name, attributes, ...children) {
   return made;
 }
 
-function short(value) {
+function short(value, digits = 0) {
   const size = Math.abs(value);
   if (size >= 1e6) return `${+(value / 1e6).toFixed(1)}M`;
-  if (size >= 1e4) return `${+(value / 1e3).toFixed(0)}k`;
-  return String(size >= 10 || Number.isInteger(value) ? Math.round(value) : +value.toPrecision(2));
+  if (size >= 1e4) return `${+(value / 1e3).toFixed(1)}k`;
+  return value.toFixed(digits);
+}
+
+// round steps (1, 2 or 5 times a power of ten) whose first and last hold all values; digits: how many tell two apart
+export function ticks(low, high, wanted = 4) {
+  const rough = (high - low || Math.abs(high) || 1) / wanted;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((times) => times * power >= rough * 0.999);
+  const first = Math.floor(low / step + 1e-9), last = Math.max(Math.ceil(high / step - 1e-9), first + 1);
+  const values = Array.from({ length: last - first + 1 }, (_, n) => (first + n) * step);
+  return { values, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
 }
 
 function frame(title, xLabel, yLabel, low, high) {
   const chart = node("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title });
-  const y = (v) => H - BOTTOM - ((v - low) / (high - low || 1)) * (H - BOTTOM - TOP);
-  for (let step = 0; step <= 4; step++) {
-    const value = low + ((high - low) * step) / 4;
+  const { values, digits } = ticks(low, high);
+  const [bottom, top] = [values[0], values.at(-1)];
+  const y = (v) => H - BOTTOM - ((v - bottom) / (top - bottom)) * (H - BOTTOM - TOP);
+  for (const value of values) {
     chart.append(
       node("line", { class: "axis", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }),
-      node("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)),
+      node("text", { class: "tick", x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value, digits)),
     );
   }
   chart.append(
@@ -33,19 +44,18 @@ function frame(title, xLabel, yLabel, low, high) {
   return { chart, y };
 }
 
-// series: [{name, points: [[x, y], ...]}], at most two
-export function lines(title, xLabel, yLabel, series) {
-  const points = series.flatMap((s) => s.points);
+// points: [[x, y], ...]; marks: [[x, words], ...], each a dashed line where something begins
+export function lines(title, xLabel, yLabel, points, marks = []) {
   const ys = points.map((p) => p[1]), xs = points.map((p) => p[0]);
   const [left, right] = [Math.min(...xs), Math.max(...xs)];
   const { chart, y } = frame(title, xLabel, yLabel, Math.min(...ys), Math.max(...ys));
   const x = (v) => LEFT + ((v - left) / (right - left || 1)) * (W - LEFT - RIGHT);
-  series.forEach((one, place) => {
-    const path = one.points.map(([a, b], n) => `${n ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
-    chart.append(node("path", { class: "ab"[place], d: path }));
-    const [lastX, lastY] = one.points.at(-1);
-    if (series.length > 1) chart.append(node("text", { x: x(lastX), y: y(lastY) - 6, "text-anchor": "end" }, one.name));
-  });
+  for (const [at, words] of marks.filter(([at]) => at > left && at < right)) {
+    chart.append(node("line", { class: "mark", x1: x(at), x2: x(at), y1: TOP, y2: H - BOTTOM }),
+      node("text", { x: x(at) + (x(at) < W / 2 ? 4 : -4), y: TOP + 9, "text-anchor": x(at) < W / 2 ? "start" : "end" }, words));
+  }
+  const path = points.map(([a, b], n) => `${n ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
+  chart.append(node("path", { class: "a", d: path }));
   for (const value of [left, right]) chart.append(node("text", { x: x(value), y: H - 18, "text-anchor": "middle" }, short(value)));
   return chart;
 }
