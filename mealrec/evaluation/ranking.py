@@ -51,7 +51,7 @@ def rank_targets(
 ) -> Ranked:
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
     what is older than the model's window. batch_size None: as many viewers as have their scores in the cache together."""
-    batch_size = batch_size or min(rows_at_once(data.items), MOST_VIEWERS)
+    batch_size = batch_size or min(2 * rows_at_once(data.items), MOST_VIEWERS)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1, dtype=torch.int64, device=device)
     for viewer, batch in evaluation_batches(

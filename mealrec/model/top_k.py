@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-SCORES_AT_ONCE = 1 << 21  # 8 MiB of float32: they are read again while they are still in the cache
-FEWEST_ROWS = 32  # below that a matrix product reads the catalogue more often than it computes
+SCORES_AT_ONCE = 1 << 19  # 2 MiB of float32: they are read again while they are still in the cache
+FEWEST_ROWS = 16  # below that a matrix product reads the catalogue more often than it computes
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,8 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     some 2 sqrt(N k) a row. Scores are not NaN."""
     width = scores.shape[1]
     k = min(k, width)
+    if k == 0:
+        return scores[:, :0], torch.zeros(len(scores), 0, dtype=torch.int64, device=scores.device)
     values, indices = _select(scores, min(k + 1, width))
     tied = (values[:, 1:] == values[:, :-1]).any(1)
     values, indices = values[:, :k], indices[:, :k]

@@ -94,7 +94,7 @@ def replica_app(config: RunConfig, token_digest: bytes | None) -> FastAPI:
     torch.set_num_threads(1)
     lake = Lake(config.lake, config.work)
     source = RegistrySource(Tracker(config.registry, lake.work))
-    models = Models(source, own_folder(lake.folder("serving", "models")))
+    models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index)
     models.refresh()
     states = keeper.RemoteStates()
     replica = serve.get_replica_context().replica_id.unique_id
