@@ -42,8 +42,8 @@ class ServeConfig(Settings):
     deadline_ms: int = Field(
         250,
         ge=1,
-        description="a request that waited longer is answered without TCD, the re-rank and NPD; three quarters of it: "
-        "without the re-rank and NPD; half of it: without NPD",
+        description="a request that waited longer is answered without NPD; one and a half times as long: nor re-rank; twice: "
+        "nor TCD",
     )
     rerank: int = Field(
         0, ge=0, le=1000, description="how many of the best are scored again as the viewer sees them; 0: none"

@@ -11,17 +11,14 @@ from mealrec.serving.messages import RecommendAnswer, Recommended, RecommendRequ
 from mealrec.serving.models import Served
 
 Part = Literal["tcd", "rerank", "npd"]
-LEFT_OUT: tuple[tuple[float, Part], ...] = (
-    (1.0, "tcd"),
-    (0.75, "rerank"),
-    (0.5, "npd"),
-)  # from which share of the deadline
+# from how many deadlines of waiting on
+LEFT_OUT: tuple[tuple[float, Part], ...] = ((2.0, "tcd"), (1.5, "rerank"), (1.0, "npd"))
 
 
 def recommend(
     served: Served, asked: RecommendRequest, history: Sequence[str], *, waited: float = 0.0, rerank: int = 0
 ) -> RecommendAnswer:
-    """The best videos for a history of video ids; waited: how much of its deadline the request has waited, 1 is all of it.
+    """The best videos for a history of video ids; waited: how many of its deadlines the request has waited.
 
     Fallbacks: unknown ids are dropped and counted; without a known video the list is by popularity; a request that waited is
     answered without NPD, then without the re-rank, then without TCD. A video without content is known by its ID alone (the

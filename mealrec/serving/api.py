@@ -57,8 +57,8 @@ def _problems(*statuses: int) -> Responses:
     return made
 
 
-@router.post("/recommend", responses=_problems(400, 413, 415, 422, 503))
-async def recommend(asked: RecommendRequest, request: Request) -> RecommendAnswer:
+@router.post("/recommend", response_model=RecommendAnswer, responses=_problems(400, 413, 415, 422, 503))
+async def recommend(asked: RecommendRequest, request: Request) -> Response:
     """Videos for a viewer, or for a history of video ids."""
     state = request.app.state
     served = state.models.get()
@@ -73,7 +73,7 @@ async def recommend(asked: RecommendRequest, request: Request) -> RecommendAnswe
     metrics.unknown.inc(made.unknown)
     if made.fallback is None and not made.skipped:
         metrics.unusual.observe(made.unusual)
-    return made
+    return Response(made.model_dump_json(), media_type="application/json")  # it is checked: FastAPI would do so again
 
 
 @router.post("/events", responses=_problems(400, 413, 415, 422, 503))
@@ -128,7 +128,7 @@ async def metrics(request: Request) -> Response:
 
 
 async def _work(request: Request, work: Callable[[float], T]) -> T:
-    """Model work in a thread, one at a time; it is told what share of its deadline the request had waited by then."""
+    """Model work in a thread, one at a time; it is told how many deadlines the request had waited by then."""
     state = request.app.state
     async with state.one_at_a_time:
         waited = time.monotonic() - request.scope["state"]["arrived"]

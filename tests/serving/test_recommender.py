@@ -61,12 +61,12 @@ def test_the_rerank_orders_the_best_as_the_viewer_sees_them(recommender: Recomme
 @pytest.mark.parametrize(
     ("waited", "rerank", "skipped"),
     [
-        (0.4, 0, []),
-        (0.6, 0, ["npd"]),
-        (0.8, 0, ["npd"]),
-        (0.8, 12, ["rerank", "npd"]),
-        (1.1, 12, ["tcd", "rerank", "npd"]),
-        (1.1, 0, ["tcd", "npd"]),
+        (0.9, 0, []),
+        (1.1, 0, ["npd"]),
+        (1.6, 0, ["npd"]),
+        (1.6, 12, ["rerank", "npd"]),
+        (2.1, 12, ["tcd", "rerank", "npd"]),
+        (2.1, 0, ["tcd", "npd"]),
     ],
 )
 def test_the_longer_a_request_waited_the_more_is_left_out(
