@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-SCORES_AT_ONCE = 1 << 19  # 2 MiB of float32: they are read again while they are still in the cache
+SCORES_AT_ONCE = 1 << 19  # 2 MiB of float32 a core: they are read again while they are still in its cache
 FEWEST_ROWS = 16  # below that a matrix product reads the catalogue more often than it computes
 
 
@@ -59,7 +59,7 @@ def best_of(
 
 def rows_at_once(videos: int) -> int:
     """How many viewers' scores are held together."""
-    return max(SCORES_AT_ONCE // max(videos, 1), FEWEST_ROWS)
+    return max(SCORES_AT_ONCE * torch.get_num_threads() // max(videos, 1), FEWEST_ROWS)
 
 
 def _select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
