@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mealrec.config_operations import DriftConfig, Settings
+from mealrec.config_operations import IndexConfig as IndexConfig
 from mealrec.config_operations import ServeConfig as ServeConfig
 from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Prediction, Start
 from mealrec.redaction import redact
@@ -255,6 +256,7 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
     recommend: RecommendConfig = RecommendConfig()
     serve: ServeConfig = ServeConfig()
+    index: IndexConfig = IndexConfig()
     drift: DriftConfig = DriftConfig()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -39,10 +39,31 @@ class ServeConfig(Settings):
     journal: str | None = Field(None, description="folder of accepted events; None: events/ of the landing folder")
     poll_s: float = Field(5.0, gt=0, description="seconds between looks at the registry's aliases and the lake")
     max_in_flight: int = Field(32, ge=1, description="requests a replica holds; one more is answered with 503")
-    deadline_ms: int = Field(250, ge=1, description="a request that waited longer is answered without TCD and NPD")
+    deadline_ms: int = Field(
+        250,
+        ge=1,
+        description="a request that waited longer is answered without NPD; one and a half times as long: nor re-rank; twice: "
+        "nor TCD",
+    )
+    rerank: int = Field(
+        0, ge=0, le=1000, description="how many of the best are scored again as the viewer sees them; 0: none"
+    )
     benchmarks: str | None = Field(
         None, description="result file of `mealrec bench quality` whose rows the page shows as ablations"
     )
+
+
+class IndexConfig(Settings):
+    """How the best videos for a viewer are looked up, in batch and by the endpoint."""
+
+    kind: Literal["exact", "hnsw"] = Field("exact", description="exact | hnsw (approximate; needs the extra `index`)")
+    effort: int = Field(
+        256, ge=1, description="candidates that an approximate search keeps: more find more and cost more"
+    )
+    min_recall: float = Field(
+        0.98, gt=0, le=1, description="below this share of the true best videos the approximate index is not used"
+    )
+    states: int = Field(256, ge=1, description="viewers it is measured with, their histories drawn by popularity")
 
 
 class Bounds(Settings):

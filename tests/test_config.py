@@ -16,7 +16,7 @@ from mealrec.presets import PRESETS, preset
 def test_an_unknown_key_names_the_valid_ones_at_its_place() -> None:
     with pytest.raises(ConfigError, match=r"train\.epohs: unknown key; valid keys here: average, batch_size"):
         override(RunConfig(), ["train.epohs=3"])
-    with pytest.raises(ConfigError, match="'modl' is no section; valid keys: drift, evaluate, features, lake"):
+    with pytest.raises(ConfigError, match="'modl' is no section; valid keys: drift, evaluate, features, index, lake"):
         override(RunConfig(), ["modl.width=3"])
     with pytest.raises(ConfigError, match="lakee: unknown key; valid keys here: drift, evaluate"):
         load({"lakee": "x"})

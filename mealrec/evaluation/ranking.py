@@ -19,6 +19,7 @@ from mealrec.evaluation.metrics import candidates_only, ranks_among
 from mealrec.model.baselines import Markov, Popularity
 from mealrec.model.inference import Gather, catalogue_tokens, plain_state, preference
 from mealrec.model.mealrec import MealRec
+from mealrec.model.top_k import rows_at_once, top_k
 
 Scorer = Callable[[Tensor], Tensor]  # history [B, L] -> scores [B, N + 1]
 
@@ -34,6 +35,7 @@ class Ranked(NamedTuple):
 
 
 EXPOSURE = 10
+MOST_VIEWERS = 512  # a batch
 
 
 def rank_targets(
@@ -42,13 +44,14 @@ def rank_targets(
     split: Literal["valid", "test"],
     *,
     max_history: int,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
 ) -> Ranked:
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
-    what is older than the model's window."""
+    what is older than the model's window. batch_size None: as many viewers as have their scores in the cache together."""
+    batch_size = batch_size or min(2 * rows_at_once(data.items), MOST_VIEWERS)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1, dtype=torch.int64, device=device)
     for viewer, batch in evaluation_batches(
@@ -59,7 +62,7 @@ def rank_targets(
         if bool((seen == target[:, None]).any()):
             raise ValueError("a target is in its own history: the split leaks")
         masked = candidates_only(scorer(batch.history.to(device)), seen)
-        top = masked.topk(min(EXPOSURE, data.items), dim=1).indices.reshape(-1)
+        top = top_k(masked, min(EXPOSURE, data.items))[1].reshape(-1)
         shown += torch.bincount(top, minlength=len(shown))
         viewers.append(viewer)
         targets.append(target.cpu().numpy())

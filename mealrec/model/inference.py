@@ -27,6 +27,18 @@ class Described(NamedTuple):
     salience: Tensor
 
 
+class Parts(NamedTuple):
+    """All that serving caches of videos in item mode: described, plain [n, D], salience, redundancy [n, F], refined tokens and
+    their keys [n, F, D]."""
+
+    described: Tensor
+    plain: Tensor
+    salience: Tensor
+    redundancy: Tensor
+    refined: Tensor
+    key: Tensor
+
+
 class Tokens(NamedTuple):
     """Item-mode refined tokens [N + 1, F, D] of the whole catalogue and its scene: with personal "pooling" a viewer only
     weighs them. Memory: some 4 x N x F x D numbers."""
@@ -67,6 +79,18 @@ def describe_range(model: MealRec, gather: Gather, start: int, end: int, *, chun
 
 
 @torch.no_grad()
+def parts(model: MealRec, gather: Gather, index: Tensor) -> Parts:
+    """What to cache of the videos `index` [n]. Cost: n denoiser runs."""
+    content = gather(index)
+    ids = model.id_vectors(index, content.log_popularity)
+    scene, condition = model.scene(content), model.conditions(None, ids)
+    refined = model.refine(scene, condition)
+    seen = model.encode(scene, content, ids, condition, refined=refined)
+    _, plain = model.plain_history(content, torch.arange(len(index), device=index.device), ids)
+    return Parts(seen.described, plain, seen.salience, scene.redundancy, refined, model.salience.keys(refined, scene.g))
+
+
+@torch.no_grad()
 def catalogue_tokens(model: MealRec, gather: Gather, items: int, *, chunk: int = 512) -> Tokens | None:
     """Refined tokens of the items 0..items; None where a viewer's signal enters the denoiser (personal "denoiser")."""
     if model.settings.personal == "denoiser" or model.settings.tcd == "mean":
@@ -97,11 +121,11 @@ def preference(model: MealRec, gather: Gather, history: Tensor, tokens: Tokens |
     refined = None if tokens is None else tokens.refined[videos]
     encoded, _ = model.encode_history(content, scene, rows, users, ids, refined=refined)
     held = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
-    state, moved = _denoised(model, held)
+    state, moved = denoised(model, held)
     return Preference(state, spread(encoded.salience, mask), moved)
 
 
-def _denoised(model: MealRec, held: History) -> tuple[Tensor, Tensor]:
+def denoised(model: MealRec, held: History) -> tuple[Tensor, Tensor]:
     """The newest states [B, D] after NPD, and how far NPD moved what it works on."""
     if model.settings.npd in ("blind", "told"):
         z = model.recover(held).z

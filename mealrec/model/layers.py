@@ -66,16 +66,26 @@ class AttentionLayer(nn.Module):
         )
         self.drop = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, *, last: int | None = None) -> Tensor:
         """mask bool, broadcastable to [n, heads, l, l]: which key a query may see. A query with no key passes its
-        residual only."""
-        n, length, width = x.shape
-        q, k, v = (
-            self.qkv(self.norm_attention(x)).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        )
-        x = x + self.drop(self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(n, length, width)))
+        residual only. last: all places are seen, but only so many at the end are asked for: [n, last, D]."""
+        width = x.shape[-1]
+        normed = self.norm_attention(x)
+        if last is None:
+            q, k, v = self.qkv(normed).chunk(3, -1)
+        else:
+            x = x[:, -last:]
+            q = F.linear(normed[:, -last:], self.qkv.weight[:width], self.qkv.bias[:width])
+            k, v = F.linear(normed, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
+        attended = _attend(self._by_head(q), self._by_head(k), self._by_head(v), mask)
+        x = x + self.drop(self.out(attended.transpose(1, 2).flatten(2)))
         out: Tensor = x + self.drop(self.feed(self.norm_feed(x)))
         return out
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """[n, l, D] -> [n, heads, l, D / heads]."""
+        n, length, width = x.shape
+        return x.view(n, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

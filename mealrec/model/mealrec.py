@@ -188,12 +188,16 @@ class MealRec(nn.Module):
 
     # -- viewers -----------------------------------------------------------------------------------------------------
     def users_before(self, z: Tensor, mask: Tensor) -> Tensor:
-        """u for every position [B, L, D] of a history in plain vectors z: stop-gradient state before it (2.3, no leak). A
-        bidirectional backbone would look ahead, so its condition is the mean of what was watched before."""
-        with torch.no_grad():
-            z = z.detach()
-            states = self.backbone(z, mask) if self.backbone.causal else running_mean(z, mask)
-        return previous_state(states, mask, self.null_user)
+        """u for every position [B, L, D] of a history in plain vectors z: stop-gradient state before it (2.3, no leak)."""
+        return previous_state(self.users_after(z, mask), mask, self.null_user)
+
+    @torch.no_grad()
+    def users_after(self, z: Tensor, mask: Tensor) -> Tensor:
+        """u after every position [B, L, D]. A bidirectional backbone would look ahead, so its condition is the mean of what was
+        watched so far."""
+        z = z.detach()
+        out: Tensor = self.backbone(z, mask) if self.backbone.causal else running_mean(z, mask)
+        return out
 
     def states(self, history: History) -> Tensor:
         out: Tensor = self.backbone(history.z, history.mask)
@@ -216,11 +220,13 @@ class MealRec(nn.Module):
 
     def contexts(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What each position of a history is expected to hold [B, L, D]: from the items before it, and from those after it,
-        read backwards as in the backwards windows of training. Constants: nothing is trained through them."""
+        read backwards as in the backwards windows of training. Constants: nothing is trained through them. Both directions are
+        one pass of the backbone."""
         turn = mask.shape[1] - 1 - torch.argsort(mask.flip(1).long(), dim=1, stable=True)  # padding stays in front
         turned, there = z.gather(1, turn[..., None].expand_as(z)), mask.gather(1, turn)
-        after = self.users_before((turned + self.backwards) * there[..., None], there)
-        return self.users_before(z, mask), after.gather(1, torch.argsort(turn, 1)[..., None].expand_as(z))
+        both = torch.cat([z, (turned + self.backwards) * there[..., None]])
+        before, after = self.users_before(both, torch.cat([mask, there])).chunk(2)
+        return before, after.gather(1, torch.argsort(turn, 1)[..., None].expand_as(z))
 
     def denoise_states(self, states: Tensor, history: History) -> Tensor:
         """NPD behind the backbone, as the specification has it (npd `state`)."""

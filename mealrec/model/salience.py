@@ -25,7 +25,17 @@ class SaliencePooling(nn.Module):
 
     def forward(self, refined: Tensor, scene: Scene, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Returns v [n, D] = sum_f a_f xhat_f and the weights a [n, F] (zeros where there is no frame)."""
-        key = self.key(torch.cat([refined, scene.g], -1))
+        return self.weigh(self.keys(refined, scene.g), refined, scene.redundancy, scene.mask, condition)
+
+    def keys(self, refined: Tensor, g: Tensor) -> Tensor:
+        """W_k [xhat_f ; g_f] [n, F, D]: what does not depend on the condition."""
+        out: Tensor = self.key(torch.cat([refined, g], -1))
+        return out
+
+    def weigh(
+        self, key: Tensor, refined: Tensor, redundancy: Tensor, mask: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """v and a from keys and tokens [n, F, D], redundancy and mask [n, F], condition [n, D]. Cost: F x D a video."""
         score = (key * self.query(condition)[:, None]).sum(-1) / math.sqrt(key.shape[-1])
-        weight = masked_softmax(score - F.softplus(self.redundancy) * scene.redundancy, scene.mask)
+        weight = masked_softmax(score - F.softplus(self.redundancy) * redundancy, mask)
         return (weight[..., None] * refined).sum(1), weight

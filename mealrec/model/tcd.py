@@ -55,9 +55,9 @@ class Denoiser(nn.Module):
         sequence = torch.cat([head, scene.g + self.kind[2], y + scene.g + self.kind[3]], 1)
         valid = torch.cat([torch.ones_like(scene.mask[:, :1]).expand(-1, 2), scene.mask, scene.mask], 1)
         mask = key_mask(valid)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             sequence = layer(sequence, mask)
-        frames = sequence[:, -y.shape[1] :]
+        frames = self.layers[-1](sequence, mask, last=y.shape[1])  # nobody reads the other places' last states
         clean: Tensor = (alpha_bar.sqrt() * y + self.out(self.norm(frames))) * scene.mask[..., None]
         return clean
 

@@ -10,21 +10,35 @@ import numpy as np
 from mealrec.serving.messages import RecommendAnswer, Recommended, RecommendRequest, SalienceAnswer, SalientFrame
 from mealrec.serving.models import Served
 
-QUICK_SKIPS: list[Literal["tcd", "npd"]] = ["tcd", "npd"]
+Part = Literal["tcd", "rerank", "npd"]
+# from how many deadlines of waiting on
+LEFT_OUT: tuple[tuple[float, Part], ...] = ((2.0, "tcd"), (1.5, "rerank"), (1.0, "npd"))
 
 
-def recommend(served: Served, asked: RecommendRequest, history: Sequence[str], *, late: bool) -> RecommendAnswer:
-    """The best videos for a history of video ids.
+def recommend(
+    served: Served, asked: RecommendRequest, history: Sequence[str], *, waited: float = 0.0, rerank: int = 0
+) -> RecommendAnswer:
+    """The best videos for a history of video ids; waited: how many of its deadlines the request has waited.
 
-    Fallbacks: unknown ids are dropped and counted; without a known video the list is by popularity; a late request is
-    answered without TCD and NPD. A video without content is known by its ID alone (the model's own null content)."""
+    Fallbacks: unknown ids are dropped and counted; without a known video the list is by popularity; a request that waited is
+    answered without NPD, then without the re-rank, then without TCD. A video without content is known by its ID alone (the
+    model's own null content)."""
     index, ids = served.recommender.index, served.recommender.video_ids
     known = [index[v] for v in history if v in index]
     exclude = [index[v] for v in asked.exclude if v in index]
     only = None if asked.only is None else [index[v] for v in asked.only if v in index]
     given = len(history) + len(asked.exclude) + len(asked.only or ())
+    skipped = [part for share, part in LEFT_OUT if known and waited > share and (part != "rerank" or rerank)]
     found = served.recommender.recommend(
-        [known], asked.k, asked.exclude_seen, exclude=exclude, only=only, quick=late or not known
+        [known],
+        asked.k,
+        asked.exclude_seen,
+        exclude=exclude,
+        only=only,
+        quick="tcd" in skipped,
+        npd="npd" not in skipped,
+        rerank=0 if "rerank" in skipped else rerank,
+        viewer=asked.user_id,
     )
     places = np.nonzero(found.item_index[0])[0].tolist()
     videos = [
@@ -41,7 +55,7 @@ def recommend(served: Served, asked: RecommendRequest, history: Sequence[str], *
         history_length=len(known),
         unknown=given - len(known) - len(exclude) - len(only or ()),
         fallback=None if known else "unknown_videos" if history else "empty_history",
-        skipped=QUICK_SKIPS if late and known else [],
+        skipped=skipped,
         unusual=float(found.unusual[0]),
     )
 

@@ -57,22 +57,23 @@ def _problems(*statuses: int) -> Responses:
     return made
 
 
-@router.post("/recommend", responses=_problems(400, 413, 415, 422, 503))
-async def recommend(asked: RecommendRequest, request: Request) -> RecommendAnswer:
+@router.post("/recommend", response_model=RecommendAnswer, responses=_problems(400, 413, 415, 422, 503))
+async def recommend(asked: RecommendRequest, request: Request) -> Response:
     """Videos for a viewer, or for a history of video ids."""
     state = request.app.state
     served = state.models.get()
     history = asked.history or []
     if asked.user_id is not None:
         history = await state.states.history(asked.user_id)
-    made = await _work(request, lambda late: recommended(served, asked, history, late=late))
+    rerank = state.settings.rerank
+    made = await _work(request, lambda waited: recommended(served, asked, history, waited=waited, rerank=rerank))
     metrics = state.metrics
     for reason in ([made.fallback] if made.fallback else []) + (["late"] if made.skipped else []):
         metrics.fallbacks.labels(reason).inc()
     metrics.unknown.inc(made.unknown)
     if made.fallback is None and not made.skipped:
         metrics.unusual.observe(made.unusual)
-    return made
+    return Response(made.model_dump_json(), media_type="application/json")  # it is checked: FastAPI would do so again
 
 
 @router.post("/events", responses=_problems(400, 413, 415, 422, 503))
@@ -100,7 +101,7 @@ async def salience(
     if video_id not in served.recommender.index:
         raise HTTPException(404, f"version {served.version} does not know video {video_id!r}")
     history = [] if user_id is None else await state.states.history(user_id)
-    return await _work(request, lambda late: salient(served, video_id, None if late else user_id, history))
+    return await _work(request, lambda waited: salient(served, video_id, None if waited > 1 else user_id, history))
 
 
 @router.get("/healthz", responses=NOT_READY | _problems(400, 413))
@@ -126,9 +127,9 @@ async def metrics(request: Request) -> Response:
     return Response(merged(texts), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _work(request: Request, work: Callable[[bool], T]) -> T:
-    """Model work in a thread, one at a time; it is told whether the request had waited too long by then."""
+async def _work(request: Request, work: Callable[[float], T]) -> T:
+    """Model work in a thread, one at a time; it is told how many deadlines the request had waited by then."""
     state = request.app.state
     async with state.one_at_a_time:
         waited = time.monotonic() - request.scope["state"]["arrived"]
-        return await to_thread.run_sync(work, waited * 1000 > state.settings.deadline_ms)
+        return await to_thread.run_sync(work, waited * 1000 / state.settings.deadline_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -32,6 +33,9 @@ REPORT_S = 2.0
 REQUEST_S = 10.0  # the proxy gives up on a request after that: 503
 DRAIN_S = 10.0
 ROOM_FOR_PROBES = 8
+# a request stays in one event loop instead of being handed from thread to thread: our routes never block theirs
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+SWITCH_S = 5e-4  # after which a thread of the model lets the event loop go on: a tenth of Python's own
 
 
 @contextlib.contextmanager
@@ -39,8 +43,8 @@ def running(config: RunConfig, token_digest: bytes | None) -> Iterator[str]:
     """The endpoint on the connected Ray cluster; yields its address and takes it down at the end, requests answered first."""
     settings = config.serve
     held = keeper.start(config)
-    # the proxy is a child of the controller and inherits its environment
-    environment = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": front.IMPORT_PATH}
+    # proxy and replicas are children of the controller and inherit its environment
+    environment = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": front.IMPORT_PATH, **ONE_LOOP}
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": settings.host, "port": settings.port, "request_timeout_s": REQUEST_S},
@@ -92,9 +96,10 @@ def replica_app(config: RunConfig, token_digest: bytes | None) -> FastAPI:
     """The app of one replica, built in its process, with the champion loaded where there is one."""
     show_progress()
     torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_S)
     lake = Lake(config.lake, config.work)
     source = RegistrySource(Tracker(config.registry, lake.work))
-    models = Models(source, own_folder(lake.folder("serving", "models")))
+    models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index)
     models.refresh()
     states = keeper.RemoteStates()
     replica = serve.get_replica_context().replica_id.unique_id

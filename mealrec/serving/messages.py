@@ -79,7 +79,9 @@ class RecommendAnswer(Message):
     fallback: Literal["empty_history", "unknown_videos"] | None = Field(
         description="why the list is by popularity alone: no history, or none of its videos is known; else null"
     )
-    skipped: list[Literal["tcd", "npd"]] = Field(description="left out because the request had waited too long")
+    skipped: list[Literal["tcd", "rerank", "npd"]] = Field(
+        description="left out because the request had waited too long"
+    )
     unusual: float = Field(description="how far NPD moved the viewer's state, relative to its length: 0 is not at all")
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mealrec.config import IndexConfig
 from mealrec.serving.recommender import BundleError, Recommender
 
 log = logging.getLogger("mealrec.serve")
@@ -70,7 +71,10 @@ class Counts:
 class Models:
     """Versions by alias; `get` never waits for a load. Memory: one recommender a distinct version."""
 
-    def __init__(self, source: Source, scratch: Path, aliases: Sequence[str] = FOLLOWED) -> None:
+    def __init__(
+        self, source: Source, scratch: Path, aliases: Sequence[str] = FOLLOWED, index: IndexConfig | None = None
+    ) -> None:
+        self.index = index or IndexConfig()
         self.source, self.scratch, self.aliases = source, scratch, tuple(aliases)
         self.counts = Counts()
         self._served: dict[str, Served] = {}
@@ -139,6 +143,7 @@ class Models:
         folder = self.scratch / version
         try:
             recommender = Recommender.load(self.source.bundle(version, folder))
+            recommender.use(self.index)
             warm_up(recommender)
         except Unreachable:
             shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mealrec.config import IndexConfig
 from mealrec.data.arrays import ContentArrays
+from mealrec.model.incremental import encode, prefer
 from mealrec.model.inference import plain_state, preference
 from mealrec.model.mealrec import MealRec
+from mealrec.model.personal import Candidates, personal_vectors
 from mealrec.model.settings import ModelSettings
 from mealrec.model.top_k import top_k
+from mealrec.serving.cached import Cached
+from mealrec.serving.encodings import Encodings, Held
+from mealrec.serving.index import Exact, Index, indexed
 
-FORMAT = 3
+FORMAT = 4
+VIEWERS_REMEMBERED = 10_000
 
 
 class BundleError(ValueError):
@@ -39,20 +47,31 @@ class Recommendations:
     unusual: npt.NDArray[np.float32]
 
 
-class Recommender:
-    """A loaded model. Memory: the weights and N x (D + F); the frames stay mapped on disk."""
+class Preferred(NamedTuple):
+    """States [B, D], how far NPD moved them [B], and the collaborative signal [D] that candidates of a single viewer are
+    conditioned on, None where it was not computed."""
 
-    def __init__(
-        self, model: MealRec, content: ContentArrays, video_ids: list[str], described: Tensor, salience: Tensor
-    ) -> None:
+    state: Tensor
+    unusual: Tensor
+    user: Tensor | None = None
+
+
+class Recommender:
+    """A loaded model. Memory: the weights and N x (2 D + F); frames and tokens stay mapped on disk.
+
+    lookup: where videos are looked up, exact unless it is exchanged. viewers: what was encoded of viewers before."""
+
+    def __init__(self, model: MealRec, content: ContentArrays, video_ids: list[str], cached: Cached) -> None:
         self.model, self.content, self.video_ids = model.eval(), content, video_ids
         self.index = {video: i for i, video in enumerate(video_ids, start=1)}
-        self.salience = salience
-        popularity = content.log_popularity()
+        self.cached, self.salience = cached, cached.salience
+        self.log_popularity, self.available = content.log_popularity(), content.available()
         with torch.no_grad():
-            self.catalogue = model.catalogue(described, content.available(), popularity)
+            self.catalogue = model.catalogue(cached.described, self.available, self.log_popularity)
         self.popularity = content.train_count().float()
-        self.moments = _moments(salience, content.times())
+        self.moments = _moments(self.salience, content.times())
+        self.lookup: Index = Exact(self.catalogue)
+        self.viewers = Encodings(VIEWERS_REMEMBERED)
 
     @classmethod
     def load(cls, directory: Path) -> Recommender:
@@ -63,25 +82,21 @@ class Recommender:
                 raise BundleError(f"{directory}: bundle format {body.get('format')!r}; this version reads {FORMAT}")
             settings, content = ModelSettings(**body["settings"]), ContentArrays.open(directory)
             model = _model(settings, content, load_file(directory / "model.safetensors"))
-            cached = load_file(directory / "catalogue.safetensors")
+            cached = Cached.open(directory, settings)
             video_ids = json.loads((directory / "items.json").read_text())
-            described, salience = cached["described"], cached["salience"]
         except BundleError:
             raise
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError, TypeError, RuntimeError) as error:
             raise BundleError(f"{directory} is no whole model bundle: {error}") from error
         if not isinstance(video_ids, list) or not all(isinstance(video, str) for video in video_ids):
             raise BundleError(f"{directory}: items.json must be a list of video ids")
-        shapes = (tuple(described.shape), tuple(salience.shape))
-        if shapes != ((settings.items + 1, settings.width), (settings.items + 1, settings.frames)):
-            raise BundleError(f"{directory}: catalogue of shapes {shapes} for {settings.items} videos")
         if not len(video_ids) == content.items == model.settings.items:
             raise BundleError(
                 f"{directory}: {len(video_ids)} ids, {content.items} contents, {model.settings.items} in model"
             )
-        return cls(model, content, video_ids, described, salience)
+        return cls(model, content, video_ids, cached)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def recommend(
         self,
         histories: Sequence[Sequence[int]],
@@ -91,34 +106,114 @@ class Recommender:
         exclude: Sequence[int] = (),
         only: Sequence[int] | None = None,
         quick: bool = False,
+        npd: bool = True,
+        rerank: int = 0,
+        viewer: str | None = None,
     ) -> Recommendations:
         """Top k for each history of item indices, oldest first. A viewer without history gets the most popular videos.
 
         exclude: items nobody is recommended; only: the candidates (None: every video). Ties go to the lower index. Cost:
         B x N scores and one TCD run for each of the newest max_history items; with `quick` no TCD and no NPD: the backbone
-        over the catalogue's vectors, some twenty times cheaper."""
+        over the catalogue's vectors, some twenty times cheaper. npd False leaves NPD out.
+
+        For a single history: viewer names whose it is, so that what was encoded of them before is kept (incremental.py);
+        rerank: that many of the best are scored again as this viewer sees them (personal.py)."""
         k = min(k, len(self.video_ids))
-        history = _left_pad([list(h)[-self.model.settings.max_history :] for h in histories])
-        state, unusual = self._state(history, quick)
-        scores = self.model.scores(state, self.catalogue)
-        empty = torch.tensor([len(h) == 0 for h in histories])
-        scores = torch.where(empty[:, None], self.popularity, scores)
+        known = [n for n, row in enumerate(histories) if len(row)]
+        values, top = torch.full((len(histories), k), -torch.inf), torch.zeros(len(histories), k, dtype=torch.int64)
+        unusual = torch.zeros(len(histories))
+        if known:
+            found = self._prefer([list(histories[n]) for n in known], quick=quick, npd=npd, viewer=viewer)
+            hidden = _left_pad([[*(histories[n] if exclude_seen else ()), *exclude] for n in known])
+            again = rerank if found.user is not None and self.can_rerank else 0
+            best = self._best(found.state, max(k, again), hidden, only)
+            if again:
+                best = self._reranked(found, best)
+            n = min(k, best[0].shape[1])
+            values[known, :n], top[known, :n], unusual[known] = best[0][:, :n], best[1][:, :n], found.unusual
+        if len(known) < len(histories):
+            popular = self._popular(k, exclude, only)
+            unknown = [n for n, row in enumerate(histories) if not len(row)]
+            n = popular[0].shape[1]
+            values[unknown, :n], top[unknown, :n] = popular
+        top = torch.where(values.isneginf(), 0, top)
+        return Recommendations(top.numpy(), values.numpy(), self.moments[top].numpy(), unusual.numpy())
+
+    def use(self, config: IndexConfig) -> None:
+        """Look videos up as the settings say. An approximate index is measured with viewers whose histories are drawn by
+        popularity."""
+        counts, length = self.popularity + 1, self.model.settings.max_history
+        counts[0] = 0
+        drawn = torch.multinomial(
+            counts, config.states * length, replacement=True, generator=torch.Generator().manual_seed(0)
+        )
+        states = plain_state(self.model, self.catalogue, drawn.view(config.states, length))
+        self.lookup = indexed(self.catalogue, states, config)
+
+    @property
+    def can_rerank(self) -> bool:
+        """Whether a video's vector depends on who looks at it."""
+        return self.model.settings.content and self.model.settings.tcd != "mean"
+
+    def _prefer(self, rows: list[list[int]], *, quick: bool, npd: bool, viewer: str | None) -> Preferred:
+        windows = [row[-self.model.settings.max_history :] for row in rows]
+        if quick:
+            return Preferred(plain_state(self.model, self.catalogue, _left_pad(windows)), torch.zeros(len(rows)))
+        if len(rows) == 1:
+            return self._prefer_one(windows[0], npd, viewer)
+        found = preference(self.model, self.content.gather, _left_pad(windows))
+        return Preferred(found.state, found.unusual)
+
+    def _prefer_one(self, window: list[int], npd: bool, viewer: str | None) -> Preferred:
+        held = None if viewer is None else self.viewers.get(viewer)
+        encoding = encode(
+            self.model, self.content.gather, self.cached.plain, window, None if held is None else held.encoding
+        )
+        if held is not None and held.encoding is encoding and held.preferred is not None and npd:
+            return Preferred(*held.preferred, encoding.user)
+        preferred = prefer(self.model, encoding, npd=npd)
+        if viewer is not None:
+            self.viewers.put(viewer, Held(encoding, preferred if npd else None))
+        return Preferred(*preferred, encoding.user)
+
+    def _best(self, states: Tensor, k: int, hidden: Tensor, only: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        """(scores, item indices) [B, up to k]."""
+        states = states / self.model.settings.temperature
+        if only is None:
+            return self.lookup.search(states, k, hidden)
+        allowed = torch.tensor(sorted(set(only)), dtype=torch.int64)
+        scores = states @ self.catalogue[allowed].T
+        scores.masked_fill_((allowed[None, :, None] == hidden[:, None, :]).any(2), -torch.inf)
+        values, at = top_k(scores, k)
+        return values, allowed[at]
+
+    def _popular(self, k: int, exclude: Sequence[int], only: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+        scores = self.popularity[None].clone()
         scores[:, [0, *exclude]] = -torch.inf
         if only is not None:
             allowed = torch.zeros(scores.shape[1], dtype=torch.bool)
             allowed[list(only)] = True
             scores[:, ~allowed] = -torch.inf
-        if exclude_seen:
-            scores.scatter_(1, _left_pad([list(h) for h in histories]), -torch.inf)
-        values, top = top_k(scores, k)
-        top = torch.where(values.isneginf(), 0, top)
-        return Recommendations(top.numpy(), values.float().numpy(), self.moments[top].numpy(), unusual.numpy())
+        return top_k(scores, k)
 
-    def _state(self, history: Tensor, quick: bool) -> tuple[Tensor, Tensor]:
-        if quick:
-            return plain_state(self.model, self.catalogue, history), torch.zeros(len(history))
-        found = preference(self.model, self.content.gather, history)
-        return found.state, found.unusual
+    def _reranked(self, found: Preferred, best: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The candidates of one viewer in the order of their scores as that viewer sees them, equal ones by lower index."""
+        assert found.user is not None
+        items = best[1][0][best[0][0] > -torch.inf].sort().values
+        arrays = self.content.arrays
+        candidates = Candidates(
+            items,
+            refined=self.cached.take("refined", items),
+            key=self.cached.take("key", items),
+            redundancy=self.cached.take("redundancy", items),
+            mask=torch.from_numpy(arrays["frame_mask"][items.numpy()]),
+            text=torch.from_numpy(arrays["text"][items.numpy()]),
+            available=self.available[items],
+            log_popularity=self.log_popularity[items],
+        )
+        scores = self.model.scores(found.state, personal_vectors(self.model, found.user, candidates))
+        order = torch.sort(scores, dim=1, descending=True, stable=True)
+        return order.values, items[order.indices]
 
     @torch.no_grad()
     def explain(self, history: Sequence[int]) -> npt.NDArray[np.float32]:

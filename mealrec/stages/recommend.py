@@ -38,7 +38,9 @@ def recommend(config: RunConfig, *, run_id: str = "") -> StageSummary:
             f"models:/{name}@{alias} does not exist: no version has passed the gate yet (`mealrec promote`)"
         )
     sequences = lake.at(SEQUENCES).version()
-    made_from = digest("recommend", __version__, name, model.version, model.run_id, sequences, config.recommend)
+    made_from = digest(
+        "recommend", __version__, name, model.version, model.run_id, sequences, config.recommend, config.index
+    )
     done = lake.committed(RECOMMENDATIONS, "recommend", made_from)
     if done is not None:
         log.info("up to date: %s version %d", RECOMMENDATIONS, done.version)
@@ -47,7 +49,9 @@ def recommend(config: RunConfig, *, run_id: str = "") -> StageSummary:
     torch.set_num_threads(config.ray.num_cpus)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = flavour.bundle_of(tracker, f"models:/{name}@{alias}", Path(scratch))
-        parts, viewers = _write(lake, sequences, Recommender.load(bundle), config.recommend.k, model.version, made_from)
+        recommender = Recommender.load(bundle)
+        recommender.use(config.index)
+        parts, viewers = _write(lake, sequences, recommender, config.recommend.k, model.version, made_from)
     summary = StageSummary(
         stage="recommend",
         seconds=round(time.monotonic() - began, 3),

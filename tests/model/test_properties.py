@@ -12,6 +12,7 @@ from torch import Tensor
 from mealrec.data.packed import Packed
 from mealrec.model.content import AUDIO, TEXT, Content
 from mealrec.model.inference import catalogue_tokens, describe_range, preference
+from mealrec.model.layers import AttentionLayer, key_mask
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.npd import StateDenoiser, running_mean
 from mealrec.model.settings import ModelSettings
@@ -280,3 +281,10 @@ def test_a_mean_is_taken_over_what_was_seen_so_far() -> None:
     values = torch.tensor([[[9.0], [2.0], [4.0]]])
     mask = torch.tensor([[False, True, True]])
     assert running_mean(values, mask)[0, :, 0].tolist() == [0.0, 2.0, 3.0]
+
+
+def test_a_layer_that_is_asked_for_its_last_places_gives_what_the_whole_one_gives_there() -> None:
+    torch.manual_seed(0)
+    layer, x = AttentionLayer(16, 2), torch.randn(3, 7, 16)
+    mask = key_mask(torch.rand(3, 7) < 0.7)
+    assert torch.allclose(layer(x, mask, last=4), layer(x, mask)[:, -4:], atol=1e-6)
