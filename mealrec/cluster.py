@@ -45,6 +45,7 @@ def _start_local(config: RayConfig) -> None:
     for left in reversed(range(STARTS)):
         try:
             ray.init(
+                address="local",  # without it a cluster that somebody else runs on this machine would be used
                 num_cpus=config.num_cpus,
                 object_store_memory=config.object_store_mb * 2**20,
                 include_dashboard=False,

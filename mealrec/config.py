@@ -105,6 +105,8 @@ class FeaturesConfig(Settings):
     max_bytes: int = Field(512 * 2**20, ge=1)
     max_pixels: int = Field(4096 * 2304, ge=1)
     max_seconds: float = Field(1800.0, gt=0)
+    max_frames: int = Field(250_000, ge=1, description="frames in the file")
+    max_streams: int = Field(16, ge=1, description="pictures, sounds, subtitles, ... in the file")
     actors: int = Field(2, ge=1, description="Ray actors that decode and encode")
     batch_videos: int = Field(4, ge=1, description="videos an actor takes at a time")
     buckets: int = Field(4, ge=1, description="hash buckets of the features table")

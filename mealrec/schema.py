@@ -157,6 +157,8 @@ VIDEO_REASONS = (
     "too_large",
     "too_long",
     "too_many_pixels",
+    "too_many_frames",
+    "too_many_streams",
     "unreadable",  # the container can't be opened
     "no_video_stream",
     "undecodable",  # opened, but no frame decodes

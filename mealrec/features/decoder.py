@@ -60,6 +60,8 @@ class Decoder:
             "size": config.frame_size,
             "max_pixels": config.max_pixels,
             "max_seconds": config.max_seconds,
+            "max_frames": config.max_frames,
+            "max_streams": config.max_streams,
             "audio_rate": audio_rate,
             "audio_samples": audio_samples,
         }

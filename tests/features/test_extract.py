@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,26 @@ pytestmark = [pytest.mark.ray, pytest.mark.media]
 Make = Callable[[list[dict[str, Any]]], Path]
 
 
+# the real child, but for videos with this in their path: there it spins in native code with the GIL held, as decord may
+SPINS = (
+    "import re\n"
+    "from mealrec.features import decoder_child as child\n"
+    "decode = child.decode\n"
+    "def spin(request, *rest):\n"
+    "    if 'spins for ever' in request['path']: re.match(r'(a|a)+$', 'a' * 60 + 'b')\n"
+    "    return decode(request, *rest)\n"
+    "child.decode = spin\n"
+    "child.main()\n"
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster for all tests here: a stage that finds Ray connected uses it and leaves it running."""
-    with ray_cluster(RayConfig(num_cpus=2, object_store_mb=80)):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEALREC_DECODER", shlex.join([sys.executable, "-c", SPINS]))
+        with ray_cluster(RayConfig(num_cpus=2, object_store_mb=80)):
+            yield
 
 
 def row(video: str, uri: str | None = None, title: str | None = None) -> dict[str, Any]:
@@ -120,6 +137,19 @@ def test_every_video_ends_in_exactly_one_table_with_every_modality_or_the_reason
     assert [Image.open(io.BytesIO(t)).size for t in whole["thumbnails"]] == [(48, 32)] * 2
     assert good["one_frame"]["visual_frames"] == 1
     assert good["title only"]["visual"] is None and good["title only"]["text_token_count"] == 2
+
+
+def test_a_decoder_that_spins_for_ever_costs_its_video_alone(
+    make_landing: Make, run_config: RunConfig, clips: Path
+) -> None:
+    names = ["before", "spins for ever", "behind", "spins for ever too", "last"]
+    root = make_landing([row(n, f"videos/{n}.mp4") for n in names])
+    for name in names:
+        shutil.copy(clips / "silent.mp4", root / "videos" / f"{name}.mp4")
+    summary = extract(override(run_config, ["features.decode_deadline_s=3", "features.buckets=1"]))
+    assert quarantined(run_config) == dict.fromkeys(("spins for ever", "spins for ever too"), "decode_timeout")
+    assert sorted(features(run_config)) == ["before", "behind", "last"]
+    assert summary.details["done_now"] == 5
 
 
 def test_a_run_again_has_nothing_to_do(platform: Path, run_config: RunConfig) -> None:
