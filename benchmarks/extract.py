@@ -1,0 +1,254 @@
+"""Extraction beside bare loops on real clips, and over a catalogue of many: speed, memory, and what a run again costs.
+
+    MEALREC_DATA=./data python benchmarks/extract.py clips      # decoders alone, encoders alone, bare loop, our stage
+    MEALREC_DATA=./data python benchmarks/extract.py catalogue  # 10,000 small clips: memory as it goes, the same run again
+
+Each adds its part to results/extract.json. Every rival runs in processes of its own with one thread each, as our actors do.
+The stage's rate is what more clips cost more: (clips of the long run - of the short) / (its seconds - the short one's), so that
+neither Ray's start nor the actors' imports count; both whole times are in the result too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import extract_loops as loops
+import psutil
+
+from mealrec.bench.quality import commit_of
+from mealrec.bench.results import hardware
+from mealrec.cluster import ray_cluster
+from mealrec.config import FeaturesConfig, RayConfig, RunConfig, SourceConfig
+from mealrec.stages.extract import extract
+
+RESULT = Path(__file__).parent / "results" / "extract.json"
+WORKERS = 2
+SMALL_BYTES = 110_000  # catalogue: clips up to this size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("clips", "catalogue"))
+    parser.add_argument(
+        "--rounds", type=int, default=4, help="clips: the long run has so many copies of each clip more"
+    )
+    parser.add_argument("--videos", type=int, default=10_000, help="catalogue: number of videos")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    clips = sorted((Path(os.environ["MEALREC_DATA"]) / "clips" / "real").iterdir())
+    with tempfile.TemporaryDirectory(prefix="mealrec-extract-") as folder:
+        if arguments.part == "clips":
+            part = side_by_side(clips, Path(folder), arguments.rounds)
+        else:
+            part = catalogue([c for c in clips if c.stat().st_size <= SMALL_BYTES], Path(folder), arguments.videos)
+    part |= {"command": f"python benchmarks/extract.py {' '.join(sys.argv[1:])}", "commit": commit_of()}
+    part |= {"hardware": hardware(), "when": datetime.now(UTC).isoformat(timespec="seconds"), "load": os.getloadavg()}
+    whole = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
+    arguments.out.write_text(json.dumps(whole | {arguments.part: part}, indent=1, sort_keys=True) + "\n")
+    print(json.dumps(part, indent=1))
+
+
+# -- clips -----------------------------------------------------------------------------------------------------------
+def side_by_side(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Decoders and encoders alone in one process; the bare loop in as many as the stage has actors, before and after it."""
+    jobs = [loops.job(clip) for clip in clips]
+    rows: dict[str, Any] = {}
+    for name in loops.ALONE:
+        rows[name] = _rate(jobs, name, workers=1)
+        print(name, rows[name], file=sys.stderr)
+    more = jobs * rounds
+    bare = [_rate(more, "bare decode + encode", WORKERS)]
+    stage = _stage_rate(clips, folder, rounds)
+    bare.append(_rate(more, "bare decode + encode", WORKERS))
+    rows["bare decode + encode"] = _mean(bare)
+    rows["mealrec stage"] = stage
+    share = stage["clips_per_s"] / rows["bare decode + encode"]["clips_per_s"]
+    return {
+        "rows": rows,
+        "bare_runs": bare,
+        "stage_share_of_bare": round(share, 3),
+        "workers": WORKERS,
+        "clips": len(clips),
+    }
+
+
+def _rate(jobs: list[dict[str, Any]], name: str, workers: int) -> dict[str, Any]:
+    """Jobs handed out one at a time to so many processes; the clock starts when all are ready."""
+    command = [sys.executable, str(Path(__file__).parent / "extract_loops.py"), name]
+    started = [
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=loops.environment(name),
+        )
+        for _ in range(workers)
+    ]
+    if any(p.stdout is None or p.stdout.readline().strip() != "ready" for p in started):
+        said = [p.communicate()[1].strip().splitlines() for p in started]
+        return {"not run": said[0][-1] if said[0] else "it ended before it was ready"}
+    todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    began = time.monotonic()
+    frames: list[int] = []
+    threads = [threading.Thread(target=_feed, args=(process, todo, frames)) for process in started]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - began
+    for process in started:
+        process.communicate()
+    return _row(len(jobs), sum(frames), seconds)
+
+
+def _feed(process: subprocess.Popen[str], todo: queue.SimpleQueue[dict[str, Any]], frames: list[int]) -> None:
+    assert process.stdin is not None and process.stdout is not None
+    while True:
+        try:
+            job = todo.get_nowait()
+        except queue.Empty:
+            return
+        print(json.dumps(job), file=process.stdin, flush=True)
+        frames.append(int(process.stdout.readline()))
+
+
+def _row(clips: int, frames: int, seconds: float) -> dict[str, Any]:
+    row = {"clips": clips, "frames": frames, "seconds": round(seconds, 2)}
+    return row | {"clips_per_s": round(clips / seconds, 2), "frames_per_s": round(frames / seconds, 1)}
+
+
+def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return _row(sum(r["clips"] for r in rows), sum(r["frames"] for r in rows), sum(r["seconds"] for r in rows))
+
+
+def _stage_rate(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    began = time.monotonic()
+    with ray_cluster(RayConfig(num_cpus=WORKERS)):
+        start = time.monotonic() - began
+        config = FeaturesConfig(text="none", actors=WORKERS)
+        short, long = (_stage(clips, folder / str(n), n * len(clips), config) for n in (1, 1 + rounds))
+    row = _row(long["clips"] - short["clips"], long["frames"] - short["frames"], long["whole_s"] - short["whole_s"])
+    return row | {"ray_start_s": round(start, 1), "short_run": short, "long_run": long}
+
+
+def _stage(clips: list[Path], folder: Path, videos: int, features: FeaturesConfig) -> dict[str, Any]:
+    config = _landing(clips, folder, videos, features)
+    began = time.monotonic()
+    summary = extract(config)
+    assert summary.rows_out == videos, summary
+    took = {"clips": videos, "frames": summary.details["frames"], "whole_s": round(time.monotonic() - began, 2)}
+    took |= {name: round(summary.details[name], 1) for name in ("seconds_decode", "seconds_encode")}
+    print("stage", took, file=sys.stderr)
+    return took
+
+
+def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesConfig) -> RunConfig:
+    """A catalogue of so many videos: the clips copied once, then linked under one name each."""
+    landing = folder / "landing"
+    (landing / "videos").mkdir(parents=True)
+    copies = [Path(shutil.copy(clip, landing / f"{i}{clip.suffix}")) for i, clip in enumerate(clips)]
+    rows = []
+    for i in range(videos):
+        clip = copies[i % len(copies)]
+        (landing / "videos" / f"{i}{clip.suffix}").hardlink_to(clip)
+        rows.append(json.dumps({"video_id": f"v{i:06}", "uri": f"videos/{i}{clip.suffix}", "title": None}) + "\n")
+    (landing / "catalogue.jsonl").write_text("".join(rows))
+    source = SourceConfig(kind="landing", directory=str(landing))
+    return RunConfig(lake=str(folder / "lake"), source=source, features=features, ray=RayConfig(num_cpus=WORKERS))
+
+
+# -- catalogue -------------------------------------------------------------------------------------------------------
+def catalogue(clips: list[Path], folder: Path, videos: int) -> dict[str, Any]:
+    """One frame of 64 pixels a video, so that thousands pass in minutes: what a video costs beside its pixels."""
+    features = FeaturesConfig(
+        frames=1, frame_size=64, audio="none", text="none", thumbnail_height=0, actors=WORKERS, batch_videos=16
+    )
+    config = _landing(clips, folder, videos, features)
+    with Memory() as memory:
+        first = _timed(config)
+    again = _timed(config)
+    _add_one(Path(str(config.source.directory)))
+    one_more = _timed(config)
+    return {
+        "videos": videos,
+        "first_run_s": first,
+        "again_s": again,
+        "again_share": round(again / first, 4),
+        "one_more_s": one_more,
+        "memory_mib": memory.by_tenth(),
+    }
+
+
+def _add_one(landing: Path) -> None:
+    """A video more: the run has to start Ray for it, and must leave the others alone."""
+    clip = next((landing / "videos").iterdir())
+    shutil.copy(clip, landing / "videos" / f"more{clip.suffix}")
+    with (landing / "catalogue.jsonl").open("a") as file:
+        file.write(json.dumps({"video_id": "w", "uri": f"videos/more{clip.suffix}", "title": None}) + "\n")
+
+
+def _timed(config: RunConfig) -> float:
+    began = time.monotonic()
+    summary = extract(config)
+    print(summary.details, file=sys.stderr)
+    return round(time.monotonic() - began, 2)
+
+
+class Memory:
+    """Resident memory of this process and all below it, every second, by kind of process."""
+
+    def __enter__(self) -> Memory:
+        self.samples: list[dict[str, float]] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self.over.wait(1.0):
+            sample = {"driver": me.memory_info().rss / 2**20, "actors": 0.0, "decoders": 0.0}
+            for process in me.children(recursive=True):
+                try:
+                    words, rss = " ".join(process.cmdline()), process.memory_info().rss / 2**20
+                except psutil.Error:
+                    continue
+                sample["decoders" if "decoder_child" in words else "actors"] += rss * _counts(words)
+            self.samples.append(sample)
+
+    def by_tenth(self) -> dict[str, list[int]]:
+        """The highest value of each tenth of the run, MiB."""
+        n = len(self.samples)
+        tenths: Iterable[list[dict[str, float]]] = (self.samples[i * n // 10 : (i + 1) * n // 10] for i in range(10))
+        peaks = [{k: max((s[k] for s in t), default=0) for k in ("driver", "actors", "decoders")} for t in tenths]
+        return {k: [round(p[k]) for p in peaks] for k in ("driver", "actors", "decoders")}
+
+
+def _counts(words: str) -> bool:
+    """Ray's own servers and idle workers are not the stage's."""
+    return "decoder_child" in words or "ExtractActor" in words
+
+
+if __name__ == "__main__":
+    main()
