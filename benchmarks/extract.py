@@ -4,8 +4,8 @@
     MEALREC_DATA=./data python benchmarks/extract.py catalogue  # 10,000 small clips: memory as it goes, the same run again
 
 Each adds its part to results/extract.json. Every rival runs in processes of its own with one thread each, as our actors do.
-The stage's rate is what more clips cost more: (clips of the long run - of the short) / (its seconds - the short one's), so that
-neither Ray's start nor the actors' imports count; both whole times are in the result too.
+The stage's rate counts from when every actor has written its first part, so neither Ray's start nor the actors' imports count;
+how long these and the whole took is in the result too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 
 import extract_loops as loops
 import psutil
+import pyarrow.parquet as pq
 
 from mealrec.bench.quality import commit_of
 from mealrec.bench.results import hardware
@@ -42,9 +43,7 @@ SMALL_BYTES = 110_000  # catalogue: clips up to this size
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("clips", "catalogue"))
-    parser.add_argument(
-        "--rounds", type=int, default=4, help="clips: the long run has so many copies of each clip more"
-    )
+    parser.add_argument("--rounds", type=int, default=4, help="clips: how often each clip comes")
     parser.add_argument("--videos", type=int, default=10_000, help="catalogue: number of videos")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -70,16 +69,17 @@ def side_by_side(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]
         rows[name] = _rate(jobs, name, workers=1)
         print(name, rows[name], file=sys.stderr)
     more = jobs * rounds
-    bare = [_rate(more, "bare decode + encode", WORKERS)]
-    stage = _stage_rate(clips, folder, rounds)
-    bare.append(_rate(more, "bare decode + encode", WORKERS))
-    rows["bare decode + encode"] = _mean(bare)
-    rows["mealrec stage"] = stage
-    share = stage["clips_per_s"] / rows["bare decode + encode"]["clips_per_s"]
+    before = {name: _rate(more, name, WORKERS) for name in loops.BARE}
+    rows["mealrec stage"] = _stage_rate(clips, folder, rounds)
+    after = {name: _rate(more, name, WORKERS) for name in loops.BARE}
+    rows |= {name: _mean([before[name], after[name]]) for name in loops.BARE}
     return {
         "rows": rows,
-        "bare_runs": bare,
-        "stage_share_of_bare": round(share, 3),
+        "bare_before": before,
+        "bare_after": after,
+        "stage_share_of": {
+            name: round(rows["mealrec stage"]["clips_per_s"] / rows[name]["clips_per_s"], 3) for name in loops.BARE
+        },
         "workers": WORKERS,
         "clips": len(clips),
     }
@@ -139,24 +139,21 @@ def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _stage_rate(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Clips a second from the time at which each actor had written its first part up to the last part's."""
     began = time.monotonic()
     with ray_cluster(RayConfig(num_cpus=WORKERS)):
         start = time.monotonic() - began
-        config = FeaturesConfig(text="none", actors=WORKERS)
-        short, long = (_stage(clips, folder / str(n), n * len(clips), config) for n in (1, 1 + rounds))
-    row = _row(long["clips"] - short["clips"], long["frames"] - short["frames"], long["whole_s"] - short["whole_s"])
-    return row | {"ray_start_s": round(start, 1), "short_run": short, "long_run": long}
-
-
-def _stage(clips: list[Path], folder: Path, videos: int, features: FeaturesConfig) -> dict[str, Any]:
-    config = _landing(clips, folder, videos, features)
-    began = time.monotonic()
-    summary = extract(config)
-    assert summary.rows_out == videos, summary
-    took = {"clips": videos, "frames": summary.details["frames"], "whole_s": round(time.monotonic() - began, 2)}
-    took |= {name: round(summary.details[name], 1) for name in ("seconds_decode", "seconds_encode")}
-    print("stage", took, file=sys.stderr)
-    return took
+        config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
+        began = time.monotonic()
+        summary = extract(config)
+        whole = time.monotonic() - began
+    assert summary.rows_out == rounds * len(clips), summary
+    parts = sorted((Path(config.lake) / "features").glob("bucket=*/*.parquet"), key=lambda p: p.stat().st_mtime_ns)
+    counted = [pq.read_table(p, columns=["decoded_frames"])["decoded_frames"].to_pylist() for p in parts[WORKERS:]]
+    seconds = (parts[-1].stat().st_mtime_ns - parts[WORKERS - 1].stat().st_mtime_ns) / 1e9
+    row = _row(sum(map(len, counted)), sum(map(sum, counted)), seconds)
+    row |= {name: round(summary.details[name], 1) for name in ("seconds_decode", "seconds_encode")}
+    return row | {"ray_start_s": round(start, 1), "whole_stage_s": round(whole, 1)}
 
 
 def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesConfig) -> RunConfig:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from mealrec.features.allocation import keep_freed_memory
+
 FRAMES, SIZE, RATE = 8, 224, 44_100
 Loop = Callable[[dict[str, Any]], int]
 
@@ -94,6 +96,17 @@ def encode_loop() -> Loop:
     return encode
 
 
+def encode_kept_loop() -> Loop:
+    keep_freed_memory()
+    return encode_loop()
+
+
+def bare_kept_loop() -> Loop:
+    """The bare loop with the stage's own setting of the allocator: the rival that it is held to."""
+    keep_freed_memory()
+    return bare_loop()
+
+
 def bare_loop() -> Loop:
     """What the stage has to do at least: open, choose frames, decode, read the sound, encode both. No child, no files."""
     import decord
@@ -143,8 +156,13 @@ ALONE: dict[str, Callable[[], Loop]] = {
     "decode: torchcodec": torchcodec_loop,
     "decode: decord, sound": audio_loop,
     "encode: EfficientNet-Lite0": encode_loop,
+    "encode: EfficientNet-Lite0, freed memory kept": encode_kept_loop,
 }
-LOOPS = ALONE | {"bare decode + encode": bare_loop}
+BARE: dict[str, Callable[[], Loop]] = {
+    "bare decode + encode": bare_loop,
+    "bare decode + encode, freed memory kept": bare_kept_loop,
+}
+LOOPS = ALONE | BARE
 
 
 def environment(name: str) -> dict[str, str]:

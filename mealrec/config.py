@@ -22,6 +22,7 @@ from mealrec.redaction import redact
 from mealrec.training.settings import TrainSettings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
+VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
 
@@ -95,7 +96,11 @@ class FeaturesConfig(Settings):
     """Decoding and encoding of videos."""
 
     frames: int = Field(8, ge=1, le=64, description="frames sampled a video")
-    visual: Literal["efficientnet-lite0", "none"] = "efficientnet-lite0"
+    visual: str = Field(
+        "efficientnet-lite0",
+        description="efficientnet-lite0 (in the box) | none | timm:NAME | open-clip:NAME | transformers:NAME, where NAME is a "
+        "hub's model (name or name@revision) or a folder of safetensors and JSON; these need mealrec[encoders]",
+    )
     audio: Literal["aisfx", "none"] = "aisfx"
     text: Literal["minilm", "none"] = "minilm"
     text_tokens: int = Field(8, ge=1, le=128, description="title tokens a video; longer titles are averaged over spans")
@@ -111,6 +116,15 @@ class FeaturesConfig(Settings):
     batch_videos: int = Field(4, ge=1, description="videos an actor takes at a time")
     buckets: int = Field(4, ge=1, description="hash buckets of the features table")
     max_quarantine_share: float = Field(0.5, gt=0, le=1.0)
+
+    @field_validator("visual")
+    @classmethod
+    def _is_a_visual_encoder(cls, value: str) -> str:
+        library, _, name = value.partition(":")
+        if value not in ("efficientnet-lite0", "none") and not (library in VISUAL_LIBRARIES and name):
+            choices = ", ".join(["efficientnet-lite0", "none", *(f"{known}:NAME" for known in VISUAL_LIBRARIES)])
+            raise ValueError(f"must be one of {choices}, NAME being a hub's model or a folder")
+        return value
 
 
 class RayConfig(Settings):

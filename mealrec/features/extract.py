@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RunConfig, digest
+from mealrec.features.allocation import keep_freed_memory
 from mealrec.features.encoders import build
 from mealrec.features.rows import Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
@@ -143,6 +144,7 @@ class ExtractActor:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.config = RunConfig.model_validate(config).features
         self.lake = Lake(lake_root, work)
         self.root = Path(root)
