@@ -84,8 +84,8 @@ def from_transformers(folder: Path) -> Network:
         tokens = config.num_frames // config.tubelet_size
 
         def of_clips(clips: Tensor) -> Tensor:
-            hidden = module(clips).last_hidden_state  # [b, tokens * patches, dim], patches fastest
-            return hidden.unflatten(1, (tokens, -1)).mean(2)
+            hidden: Tensor = module(clips).last_hidden_state  # [b, tokens * patches, dim], patches fastest
+            return hidden.reshape(len(hidden), tokens, -1, hidden.shape[-1]).mean(2)
 
         return Network(module, of_clips, size, mean, std, config.num_frames, config.tubelet_size)
     if hasattr(module, "get_image_features"):
