@@ -6,12 +6,13 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit night lock audit sbom release clean
+.PHONY: help setup demo test lint types imports format unit night fuzz lock audit sbom release clean
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
+	@echo "make fuzz     50,000 mutated videos through the decoder's child (half an hour)"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make format   format the code"
 	@echo "make audit    known vulnerabilities in the pinned packages (asks api.osv.dev)"
@@ -52,6 +53,10 @@ unit: setup
 # one after the other: each of them is a whole team's machines on this one
 night: setup
 	$(BIN)/python -m pytest -m night
+
+# FUZZ="--seed 50000 --clips DIR": other mutations, of other files
+fuzz: setup
+	$(BIN)/python -m tests.features.mutations --count 50000 $(FUZZ)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -106,6 +106,11 @@ class FeaturesConfig(Settings):
     text_tokens: int = Field(8, ge=1, le=128, description="title tokens a video; longer titles are averaged over spans")
     frame_size: int = Field(224, ge=32, le=512, description="pixels, square")
     thumbnail_height: int = Field(96, ge=0, le=256, description="JPEG strip kept for pages; 0 keeps none")
+    keep_frames: bool = Field(
+        False,
+        description="keep sampled frames and sound below the working folder, so that other encoders need no decoding; raw, "
+        "some 2 MB a video of 8 frames",
+    )
     decode_deadline_s: float = Field(30.0, gt=0, description="the decoder child is killed after this many seconds")
     max_bytes: int = Field(512 * 2**20, ge=1)
     max_pixels: int = Field(4096 * 2304, ge=1)

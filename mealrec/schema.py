@@ -160,6 +160,7 @@ VIDEO_REASONS = (
     "too_many_frames",
     "too_many_streams",
     "unreadable",  # the container can't be opened
+    "changed_while_read",  # the file changed or went away between the look at it and the end of its decoding
     "no_video_stream",
     "undecodable",  # opened, but no frame decodes
     "decode_timeout",  # the child was killed at its deadline

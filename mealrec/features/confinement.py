@@ -12,8 +12,12 @@ import resource
 import signal
 import struct
 
-MEMORY_BYTES = 6 * 2**30
-OPEN_FILES = 64
+LIMITS = {
+    resource.RLIMIT_AS: 6 * 2**30,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_NOFILE: 64,
+}
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1
@@ -43,10 +47,10 @@ def confine() -> None:
     Raises OSError where the kernel refuses one of these: a child that isn't confined must not decode."""
     libc = ctypes.CDLL(None, use_errno=True)
     _succeeded(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    for kind, most in LIMITS.items():
+        allowed = resource.getrlimit(kind)[1]
+        lower = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(kind, (lower, lower))
     machine = platform.machine()
     if machine not in CALLS:
         raise OSError(f"no system call filter is known for {machine}; known: {', '.join(CALLS)}")

@@ -48,6 +48,8 @@ def read_header(path: str, request: dict[str, Any]) -> Header:
             if not streams.video:
                 raise Rejected("no_video_stream", "the container has no picture")
             video = streams.video[0]
+            if video.codec_context is None:
+                raise Rejected("undecodable", "no decoder for its video codec")
             seconds = [s for s in (_seconds(video.duration, video.time_base), (container.duration or 0) / 1e6) if s > 0]
             found = Header(
                 video.width,

@@ -22,6 +22,7 @@ from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
+from mealrec.features.kept_frames import KeptFrames
 from mealrec.features.probe import VideoRejected, probe
 
 Row = dict[str, Any]
@@ -39,10 +40,11 @@ class Wanted:
 
 @dataclass
 class Seconds:
-    """Where the time went."""
+    """Where the time went; from_kept: videos whose frames were kept by an earlier run and not decoded again."""
 
     decode: float = 0.0
     encode: float = 0.0
+    from_kept: int = 0
 
 
 @dataclass
@@ -64,6 +66,7 @@ def describe(
     encoders: EncoderSet,
     decoder: Decoder | None,
     spent: Seconds,
+    kept: KeptFrames | None = None,
 ) -> Outcome:
     """Probe, decode and encode; every video ends in exactly one of the two lists. Titles are encoded as one batch."""
     outcome = Outcome()
@@ -74,7 +77,7 @@ def describe(
     spent.encode += time.monotonic() - began
     for one in wanted:
         try:
-            row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent)
+            row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent, kept)
         except VideoRejected as rejected:
             outcome.quarantine.append(_quarantine_row(one, rejected))
         else:
@@ -105,6 +108,7 @@ def _row(
     encoders: EncoderSet,
     decoder: Decoder | None,
     spent: Seconds,
+    kept: KeptFrames | None,
 ) -> Row:
     if one.uri is None and one.title is None:
         raise VideoRejected("no_content", "neither a uri nor a title")
@@ -115,20 +119,44 @@ def _row(
         why = "no_uri" if one.uri is None else "not_asked"
         absent += [f"video:{why}", f"audio:{why}"]
     else:
-        path = probe(one.uri, root, config).path
-        began = time.monotonic()
-        decoded = decoder.decode(path)
-        spent.decode += time.monotonic() - began
+        bytes_hash, decoded = _decoded(probe(one.uri, root, config).path, decoder, kept, spent)
         began = time.monotonic()
         absent += _fill_media(row, decoded, encoders, config)
         spent.encode += time.monotonic() - began
-        bytes_hash = file_hash(path)
     if title is not None:
         row |= {"text": title.pooled.tobytes(), "text_dim": title.pooled.shape[-1]}
         row |= {"text_tokens": title.tokens.tobytes(), "text_token_count": len(title.tokens)}
     row |= {"absent": sorted(absent), "status": "partial" if absent else "ok"}
     row["content_hash"] = f"{bytes_hash}:{title_hash(one.title)}"
     return row
+
+
+def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Seconds) -> tuple[str, Decoded]:
+    """SHA-256 of the file and what was decoded from these very bytes. Raises VideoRejected, also where the file changed or went
+    away in between."""
+    began = time.monotonic()
+    try:
+        before = _identity(path)
+        content = file_hash(path)
+        held = kept.get(content) if kept is not None else None
+        decoded = decoder.decode(path) if held is None else held
+        after = _identity(path)
+    except OSError as error:
+        raise VideoRejected("changed_while_read", f"it could be opened, then not read: {error.strerror}") from None
+    finally:
+        spent.decode += time.monotonic() - began
+    if after != before:
+        raise VideoRejected("changed_while_read", f"size, time, file before {before}, after {after}")
+    if held is not None:
+        spent.from_kept += 1
+    elif kept is not None:
+        kept.put(content, decoded)
+    return content, decoded
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:

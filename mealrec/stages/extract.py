@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mealrec import __version__
 from mealrec.config import RunConfig, digest
 from mealrec.features.encoders import digest_of
-from mealrec.features.extract import Extracted, plan, rows_in_part, write_part
+from mealrec.features.extract import Extracted, ExtractionError, plan, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
 from mealrec.features.held import HeldRow, figures, rows_in, unchanged
 from mealrec.features.rows import Wanted
@@ -35,7 +35,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
 
     Videos whose file, title and encoders are those of a committed row are kept and not decoded; rejected ones are tried again.
     `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
-    features.max_quarantine_share, before committing.
+    features.max_quarantine_share and where parts can't be written, before committing.
     """
     began = time.monotonic()
     lake, landing = Lake(config.lake, config.work), landing or locate(config)
@@ -52,8 +52,14 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
     todo = [w for w in catalogue if w.video_id not in kept]
     log.info("%d videos in the catalogue: %d unchanged, %d to do", len(catalogue), len(kept), len(todo))
+    _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
     day = datetime.now(UTC).date().isoformat()
-    extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
+    try:
+        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
+    except ExtractionError as error:
+        raise StageError(
+            f"{error}; nothing was committed, and a run again keeps the videos that were finished"
+        ) from error
     reasons = _reasons(lake, extracted.quarantine)
     _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
     rows = [held[video] for video in sorted(kept)] + list(rows_in(lake, extracted.features).values())
@@ -85,6 +91,19 @@ def _catalogue(landing: Landing) -> tuple[list[Wanted], dict[str, Path]]:
     return rows, paths
 
 
+def _say_what_other_encoders_cost(
+    held: dict[str, HeldRow], todo: list[Wanted], encoders: str, frames_are_kept: bool
+) -> None:
+    other = sum(w.video_id in held and held[w.video_id].encoder_digest != encoders for w in todo)
+    if other and frames_are_kept:
+        log.info("%d videos were encoded by others: their kept frames are used where there are some", other)
+    elif other:
+        log.info(
+            "%d videos were encoded by others and must be decoded again: no frames are kept (features.keep_frames)",
+            other,
+        )
+
+
 def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     filesystem, root = lake.filesystem(QUARANTINE)
@@ -97,6 +116,7 @@ def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
 def _details(rows: list[HeldRow], extracted: Extracted, reused: int) -> dict[str, Any]:
     return {
         "done_now": extracted.done_now,
+        "from_kept_frames": extracted.from_kept,
         "reused": reused,
         **figures(rows),
         "seconds_decode": extracted.seconds_decode,

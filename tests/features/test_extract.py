@@ -180,6 +180,31 @@ def test_only_what_is_new_or_changed_is_decoded_again(platform: Path, run_config
     assert Lake(run_config.lake).read(FEATURES, first.version).num_rows == 4, "the older version stays readable"
 
 
+def test_other_encoders_need_no_decoding_where_frames_are_kept(
+    platform: Path, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeping = override(run_config, ["features.keep_frames=true", "features.thumbnail_height=0"])
+    assert extract(keeping).details["from_kept_frames"] == 0
+    with caplog.at_level(logging.INFO, "mealrec.extract"):
+        others = extract(override(keeping, ["features.thumbnail_height=32"]))
+    assert others.details["from_kept_frames"] == 4
+    assert "4 videos were encoded by others: their kept frames are used where there are some" in caplog.messages
+
+
+def test_a_part_that_can_not_be_written_stops_the_stage_with_the_reason_and_commits_nothing(
+    platform: Path, run_config: RunConfig
+) -> None:
+    in_the_way = Path(run_config.lake) / FEATURES / "bucket=0"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()  # holds for root too, whom no read-only folder stops
+    with pytest.raises(StageError, match=r"bucket=0.*nothing was committed"):
+        extract(run_config)
+    assert not Lake(run_config.lake).exists(FEATURES) and not Lake(run_config.lake).exists(QUARANTINE)
+    in_the_way.unlink()
+    extract(run_config)
+    assert (sorted(features(run_config)), sorted(quarantined(run_config))) == (["a", "b", "c", "d"], ["e", "f"])
+
+
 def test_too_many_bad_videos_stop_the_stage_before_it_commits(platform: Path, run_config: RunConfig) -> None:
     strict = override(run_config, ["features.max_quarantine_share=0.3"])
     with pytest.raises(StageError, match="2 of 6 videos rejected"):
