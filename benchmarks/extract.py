@@ -37,6 +37,7 @@ from mealrec.stages.extract import extract
 
 RESULT = Path(__file__).parent / "results" / "extract.json"
 WORKERS = 2
+TURNS = 2  # bare, stage, bare, stage, bare: each stage's rate beside those before and after it
 SMALL_BYTES = 110_000  # catalogue: clips up to this size
 
 
@@ -62,24 +63,29 @@ def main() -> None:
 
 # -- clips -----------------------------------------------------------------------------------------------------------
 def side_by_side(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    """Decoders and encoders alone in one process; the bare loop in as many as the stage has actors, before and after it."""
+    """Decoders and encoders alone in one process; the bare loop in as many as the stage has actors, before and after it. The
+    bare loop has the stage's own setting of the allocator (and is measured without it too)."""
     jobs = [loops.job(clip) for clip in clips]
     rows: dict[str, Any] = {}
     for name in loops.ALONE:
         rows[name] = _rate(jobs, name, workers=1)
         print(name, rows[name], file=sys.stderr)
-    more = jobs * rounds
-    before = {name: _rate(more, name, WORKERS) for name in loops.BARE}
-    rows["mealrec stage"] = _stage_rate(clips, folder, rounds)
-    after = {name: _rate(more, name, WORKERS) for name in loops.BARE}
-    rows |= {name: _mean([before[name], after[name]]) for name in loops.BARE}
+    plain, kept = loops.BARE
+    rows[plain] = _rate(jobs, plain, WORKERS)
+    more, turns = jobs * rounds, []
+    for turn in range(TURNS):
+        turns += [_rate(more, kept, WORKERS), _stage_rate(clips, folder / str(turn), rounds)]
+    turns.append(_rate(more, kept, WORKERS))
+    bare, stage = turns[::2], turns[1::2]
+    rows |= {kept: _mean(bare), "mealrec stage": _mean(stage)}
+    shares = [
+        one["clips_per_s"] / _mean([before, after])["clips_per_s"]
+        for before, one, after in zip(bare, stage, bare[1:], strict=False)
+    ]
     return {
         "rows": rows,
-        "bare_before": before,
-        "bare_after": after,
-        "stage_share_of": {
-            name: round(rows["mealrec stage"]["clips_per_s"] / rows[name]["clips_per_s"], 3) for name in loops.BARE
-        },
+        "turns": turns,
+        "stage_share_of_bare": [round(share, 3) for share in shares],
         "workers": WORKERS,
         "clips": len(clips),
     }
