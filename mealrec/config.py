@@ -106,6 +106,10 @@ class FeaturesConfig(Settings):
     text_tokens: int = Field(8, ge=1, le=128, description="title tokens a video; longer titles are averaged over spans")
     frame_size: int = Field(224, ge=32, le=512, description="pixels, square")
     thumbnail_height: int = Field(96, ge=0, le=256, description="JPEG strip kept for pages; 0 keeps none")
+    url_schemes: tuple[Literal["s3", "gs", "abfs"], ...] = Field(
+        (),
+        description="object stores that catalogue uris may name (scheme://bucket/key); credentials by environment alone",
+    )
     keep_frames: bool = Field(
         False,
         description="keep sampled frames and sound below the working folder, so that other encoders need no decoding; raw, "

@@ -166,5 +166,6 @@ VIDEO_REASONS = (
     "decode_timeout",  # the child was killed at its deadline
     "decoder_crashed",
     "uri_not_allowed",
+    "unreachable",  # the object store did not give it; tried again by the next run
     "no_content",  # neither a video nor a title
 )

@@ -23,14 +23,15 @@ from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
 from mealrec.features.kept_frames import KeptFrames
-from mealrec.features.probe import VideoRejected, probe
+from mealrec.features.probe import VideoRejected
+from mealrec.features.remote import local_file
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A catalogue row that needs features; stat is size:mtime_ns of a local file, "" where there is none."""
+    """A catalogue row that needs features; stat is size:mtime_ns of its file or object, "" where there is none."""
 
     video_id: str
     uri: str | None
@@ -119,7 +120,8 @@ def _row(
         why = "no_uri" if one.uri is None else "not_asked"
         absent += [f"video:{why}", f"audio:{why}"]
     else:
-        bytes_hash, decoded = _decoded(probe(one.uri, root, config).path, decoder, kept, spent)
+        with local_file(one.uri, root, config) as found:
+            bytes_hash, decoded = _decoded(found.path, decoder, kept, spent)
         began = time.monotonic()
         absent += _fill_media(row, decoded, encoders, config)
         spent.encode += time.monotonic() - began
