@@ -121,7 +121,9 @@ class FeaturesConfig(Settings):
     max_seconds: float = Field(1800.0, gt=0)
     max_frames: int = Field(250_000, ge=1, description="frames in the file")
     max_streams: int = Field(16, ge=1, description="pictures, sounds, subtitles, ... in the file")
-    actors: int = Field(2, ge=1, description="Ray actors that decode and encode")
+    actors: int = Field(
+        2, ge=1, description="Ray actors that decode and encode, at most: the pool fits itself to the work"
+    )
     batch_videos: int = Field(4, ge=1, description="videos an actor takes at a time")
     buckets: int = Field(4, ge=1, description="hash buckets of the features table")
     max_quarantine_share: float = Field(0.5, gt=0, le=1.0)

@@ -128,7 +128,7 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
         fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root)),
         batch_format="pyarrow",
         batch_size=1,
-        compute=ActorPoolStrategy(size=actors),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=ACTOR_CPUS,
     )
     began = said = time.monotonic()

@@ -138,22 +138,31 @@ def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Secon
     away in between."""
     began = time.monotonic()
     try:
-        before = _identity(path)
-        content = file_hash(path)
+        before, content = _identity(path), file_hash(path)
         held = kept.get(content) if kept is not None else None
         decoded = decoder.decode(path) if held is None else held
-        after = _identity(path)
+        _expect_unchanged(path, before)
+    except VideoRejected:
+        _expect_unchanged(path, before)  # or else that is the reason
+        raise
     except OSError as error:
-        raise VideoRejected("changed_while_read", f"it could be opened, then not read: {error.strerror}") from None
+        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
     finally:
         spent.decode += time.monotonic() - began
-    if after != before:
-        raise VideoRejected("changed_while_read", f"size, time, file before {before}, after {after}")
     if held is not None:
         spent.from_kept += 1
     elif kept is not None:
         kept.put(content, decoded)
     return content, decoded
+
+
+def _expect_unchanged(path: Path, before: tuple[int, int, int]) -> None:
+    try:
+        after = _identity(path)
+    except OSError as error:
+        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
+    if after != before:
+        raise VideoRejected("changed_while_read", f"bytes, time and inode were {before}, then {after}")
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

@@ -23,28 +23,33 @@ NO_ENCODERS = EncoderSet(None, None, None, "none")
 
 
 class Meddling(Decoder):
-    """Does something to the file between its hash and its decoding, as another process may."""
+    """Does something to the file between its hash and its decoding, or right behind it, as another process may."""
 
     meddle: Callable[[Path], object]
 
+    late = False
+
     def decode(self, path: Path) -> Decoded:
+        if self.late:
+            decoded = super().decode(path)
         type(self).meddle(path)
-        return super().decode(path)
+        return decoded if self.late else super().decode(path)
 
 
-def outcome(folder: Path, meddle: Callable[[Path], object]) -> Outcome:
+def outcome(folder: Path, meddle: Callable[[Path], object], late: bool) -> Outcome:
     class This(Meddling):
         pass
 
-    This.meddle = staticmethod(meddle)
+    This.meddle, This.late = staticmethod(meddle), late
     wanted = [Wanted(name, f"{name}.mp4", None, "") for name in ("first", "meddled", "last")]
     with This(CONFIG, audio_rate=0, audio_samples=0) as decoder:
         return describe(wanted, folder, CONFIG, NO_ENCODERS, decoder, Seconds())
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["before", "behind"])
 @pytest.mark.parametrize("how", ["removed", "rewritten", "grown", "replaced"])
 def test_a_file_that_goes_away_or_changes_while_it_is_read_costs_itself_alone(
-    tmp_path: Path, clips: Path, how: str
+    tmp_path: Path, clips: Path, how: str, late: bool
 ) -> None:
     for name in ("first", "meddled", "last", "other"):
         shutil.copy(clips / "silent.mp4", tmp_path / f"{name}.mp4")
@@ -64,11 +69,9 @@ def test_a_file_that_goes_away_or_changes_while_it_is_read_costs_itself_alone(
             (tmp_path / "other.mp4").replace(path)
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    found = outcome(tmp_path, meddle)
+    found = outcome(tmp_path, meddle, late)
     assert [row["video_id"] for row in found.features] == ["first", "last"]
-    assert [(row["key"], row["reason"]) for row in found.quarantine] == [
-        ("meddled", "unreadable" if how == "removed" else "changed_while_read")
-    ]
+    assert [(row["key"], row["reason"]) for row in found.quarantine] == [("meddled", "changed_while_read")]
 
 
 def test_descriptors_do_not_leak_and_running_out_of_them_says_so(clips: Path) -> None:
