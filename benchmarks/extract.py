@@ -1,6 +1,7 @@
 """Extraction beside bare loops on real clips, and over a catalogue of many: speed, memory, and what a run again costs.
 
     MEALREC_DATA=./data python benchmarks/extract.py clips      # decoders alone, encoders alone, bare loop, our stage
+    MEALREC_DATA=./data python benchmarks/extract.py cpu        # bare loop and stage by processor time, on a busy machine
     MEALREC_DATA=./data python benchmarks/extract.py catalogue  # 10,000 small clips: memory as it goes, the same run again
 
 Each adds its part to results/extract.json. Every rival runs in processes of its own with one thread each, as our actors do.
@@ -43,7 +44,7 @@ SMALL_BYTES = 110_000  # catalogue: clips up to this size
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("clips", "catalogue"))
+    parser.add_argument("part", choices=("clips", "cpu", "catalogue"))
     parser.add_argument("--rounds", type=int, default=4, help="clips: how often each clip comes")
     parser.add_argument("--videos", type=int, default=10_000, help="catalogue: number of videos")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -52,6 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mealrec-extract-") as folder:
         if arguments.part == "clips":
             part = side_by_side(clips, Path(folder), arguments.rounds)
+        elif arguments.part == "cpu":
+            part = processor_time(clips, Path(folder), arguments.rounds)
         else:
             part = catalogue([c for c in clips if c.stat().st_size <= SMALL_BYTES], Path(folder), arguments.videos)
     part |= {"command": f"python benchmarks/extract.py {' '.join(sys.argv[1:])}", "commit": commit_of()}
@@ -111,17 +114,22 @@ def _rate(jobs: list[dict[str, Any]], name: str, workers: int) -> dict[str, Any]
     todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for job in jobs:
         todo.put(job)
-    began = time.monotonic()
+    began, busy = time.monotonic(), _processor_s(started)
     frames: list[int] = []
     threads = [threading.Thread(target=_feed, args=(process, todo, frames)) for process in started]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seconds = time.monotonic() - began
+    seconds, busy = time.monotonic() - began, _processor_s(started) - busy
     for process in started:
         process.communicate()
-    return _row(len(jobs), sum(frames), seconds)
+    return _row(len(jobs), sum(frames), seconds) | {"processor_s_a_clip": round(busy / len(jobs), 4)}
+
+
+def _processor_s(processes: list[subprocess.Popen[str]]) -> float:
+    times = [psutil.Process(process.pid).cpu_times() for process in processes]
+    return sum(t.user + t.system for t in times)
 
 
 def _feed(process: subprocess.Popen[str], todo: queue.SimpleQueue[dict[str, Any]], frames: list[int]) -> None:
@@ -175,6 +183,57 @@ def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesCon
     (landing / "catalogue.jsonl").write_text("".join(rows))
     source = SourceConfig(kind="landing", directory=str(landing))
     return RunConfig(lake=str(folder / "lake"), source=source, features=features, ray=RayConfig(num_cpus=WORKERS))
+
+
+# -- cpu -------------------------------------------------------------------------------------------------------------
+def processor_time(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Seconds of processor a clip takes in the bare loop and in the stage's actors and their decoders: other work on the machine
+    stretches the wall, not these. Counted as the rates are: without starts and imports."""
+    kept = list(loops.BARE)[1]
+    bare = _rate([loops.job(clip) for clip in clips], kept, WORKERS)["processor_s_a_clip"]
+    config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
+    with ray_cluster(RayConfig(num_cpus=WORKERS)), Processor(Path(config.lake)) as processor:
+        extract(config)
+    stage = processor.seconds_a_clip()
+    return {"bare": bare, "stage": stage, "bare_share_of_stage": round(bare / stage, 3), "clips": rounds * len(clips)}
+
+
+class Processor:
+    """Processor time of the actors and decoders below this process, and the clips done, every half second."""
+
+    def __init__(self, lake: Path) -> None:
+        self.lake = lake
+
+    def __enter__(self) -> Processor:
+        self.samples: list[tuple[int, float]] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        seen: dict[int, float] = {}
+        while not self.over.wait(0.5):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if _counts(" ".join(process.cmdline())):
+                        times = process.cpu_times()
+                        seen[process.pid] = times.user + times.system
+                except psutil.Error:
+                    continue
+            parts = (self.lake / "features").glob("bucket=*/part-*.parquet")
+            self.samples.append((sum(pq.read_metadata(p).num_rows for p in parts), sum(seen.values())))
+
+    def seconds_a_clip(self) -> float:
+        """From the first sample with a block of every actor to the first with all."""
+        last = max(clips for clips, _ in self.samples)
+        first = next(s for s in self.samples if s[0] >= WORKERS * FeaturesConfig().batch_videos)
+        end = next(s for s in self.samples if s[0] == last)
+        return round((end[1] - first[1]) / (end[0] - first[0]), 4)
 
 
 # -- catalogue -------------------------------------------------------------------------------------------------------
