@@ -23,6 +23,7 @@ from mealrec.redaction import redact
 from mealrec.training.settings import Matmul, TrainSettings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
+VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
 
@@ -96,20 +97,46 @@ class FeaturesConfig(Settings):
     """Decoding and encoding of videos."""
 
     frames: int = Field(8, ge=1, le=64, description="frames sampled a video")
-    visual: Literal["efficientnet-lite0", "none"] = "efficientnet-lite0"
+    visual: str = Field(
+        "efficientnet-lite0",
+        description="efficientnet-lite0 (in the box) | none | timm:NAME | open-clip:NAME | transformers:NAME, where NAME is a "
+        "hub's model (name or name@revision) or a folder of safetensors and JSON; these need mealrec[encoders]",
+    )
     audio: Literal["aisfx", "none"] = "aisfx"
     text: Literal["minilm", "none"] = "minilm"
     text_tokens: int = Field(8, ge=1, le=128, description="title tokens a video; longer titles are averaged over spans")
     frame_size: int = Field(224, ge=32, le=512, description="pixels, square")
     thumbnail_height: int = Field(96, ge=0, le=256, description="JPEG strip kept for pages; 0 keeps none")
+    url_schemes: tuple[Literal["s3", "gs", "abfs"], ...] = Field(
+        (),
+        description="object stores that catalogue uris may name (scheme://bucket/key); credentials by environment alone",
+    )
+    keep_frames: bool = Field(
+        False,
+        description="keep sampled frames and sound below the working folder, so that other encoders need no decoding; raw, "
+        "some 2 MB a video of 8 frames",
+    )
     decode_deadline_s: float = Field(30.0, gt=0, description="the decoder child is killed after this many seconds")
     max_bytes: int = Field(512 * 2**20, ge=1)
     max_pixels: int = Field(4096 * 2304, ge=1)
     max_seconds: float = Field(1800.0, gt=0)
-    actors: int = Field(2, ge=1, description="Ray actors that decode and encode")
+    max_frames: int = Field(250_000, ge=1, description="frames in the file")
+    max_streams: int = Field(16, ge=1, description="pictures, sounds, subtitles, ... in the file")
+    actors: int = Field(
+        2, ge=1, description="Ray actors that decode and encode, at most: the pool fits itself to the work"
+    )
     batch_videos: int = Field(4, ge=1, description="videos an actor takes at a time")
     buckets: int = Field(4, ge=1, description="hash buckets of the features table")
     max_quarantine_share: float = Field(0.5, gt=0, le=1.0)
+
+    @field_validator("visual")
+    @classmethod
+    def _is_a_visual_encoder(cls, value: str) -> str:
+        library, _, name = value.partition(":")
+        if value not in ("efficientnet-lite0", "none") and not (library in VISUAL_LIBRARIES and name):
+            choices = ", ".join(["efficientnet-lite0", "none", *(f"{known}:NAME" for known in VISUAL_LIBRARIES)])
+            raise ValueError(f"must be one of {choices}, NAME being a hub's model or a folder")
+        return value
 
 
 class RayConfig(Settings):

@@ -157,11 +157,15 @@ VIDEO_REASONS = (
     "too_large",
     "too_long",
     "too_many_pixels",
+    "too_many_frames",
+    "too_many_streams",
     "unreadable",  # the container can't be opened
+    "changed_while_read",  # the file changed or went away between the look at it and the end of its decoding
     "no_video_stream",
     "undecodable",  # opened, but no frame decodes
     "decode_timeout",  # the child was killed at its deadline
     "decoder_crashed",
     "uri_not_allowed",
+    "unreachable",  # the object store did not give it; tried again by the next run
     "no_content",  # neither a video nor a title
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import boto3
@@ -17,6 +19,7 @@ import pytest
 import torch
 from botocore.exceptions import BotoCoreError, ClientError
 
+from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RayConfig, RunConfig, SourceConfig
 from mealrec.features.extract import write_part
 from mealrec.lake import Lake, LostRace, Provenance
@@ -29,6 +32,7 @@ from mealrec.stages.extract import extract
 from mealrec.stages.recommend import recommend
 from mealrec.training import bundle
 from tests.conftest import write_packed
+from tests.features.conftest import render
 from tests.integration.servers import free_port, until
 
 BUCKET = "lake"
@@ -200,6 +204,54 @@ def test_extraction_writes_to_the_object_store_and_finds_its_rows_again(lake: La
     assert (summary.rows_out, summary.quarantined, summary.version) == (4, {"no_content": 1}, 0)
     assert sorted(lake.read(FEATURES, columns=["video_id"])["video_id"].to_pylist()) == ["v0", "v1", "v2", "v3"]
     assert extract(config).skipped
+
+
+@pytest.mark.media
+def test_videos_in_the_object_store_are_read_by_the_workers_and_only_changed_ones_again(
+    lake: Lake, tmp_path: Path
+) -> None:
+    store, bucket = boto3.client("s3"), f"videos-{uuid4().hex}"
+    store.create_bucket(Bucket=bucket)
+    (tmp_path / "landing" / "videos").mkdir(parents=True)
+    (tmp_path / "clips").mkdir()
+    good = render(tmp_path / "clips" / "good.mp4").read_bytes()
+    objects = {"good": good, "b/ü x": good, "cut": good[:700], "large": bytes(10_000_000), "text": b"no video at all"}
+    for key, body in objects.items():
+        store.put_object(Bucket=bucket, Key=key, Body=body)
+    uris = {key: f"s3://{bucket}/{quote(key)}" for key in (*objects, "gone")}
+    uris |= {"elsewhere": f"s3://{bucket}/good?endpoint_override=evil:80", "secret": f"s3://k:s@{bucket}/good"}
+    uris |= {"web": "http://host/a.mp4"}
+    rows = [json.dumps({"video_id": key, "uri": uri, "title": None}) + "\n" for key, uri in uris.items()]
+    (tmp_path / "landing" / "catalogue.jsonl").write_text("".join(rows))
+    features = FeaturesConfig(
+        frames=2, frame_size=64, audio="none", text="none", actors=1, buckets=1, batch_videos=20, max_bytes=9_000_000
+    )
+    config = RunConfig(
+        lake=lake.root,
+        work=str(lake.work),
+        source=SourceConfig(kind="landing", directory=str(tmp_path / "landing")),
+        features=features.model_copy(update={"url_schemes": ("s3",), "max_quarantine_share": 1.0}),
+        ray=RayConfig(num_cpus=2, object_store_mb=80),
+    )
+    with ray_cluster(config.ray):
+        first = extract(config)
+        reasons = {r["key"]: r["reason"] for r in lake.read(QUARANTINE).to_pylist()}
+        assert reasons == {
+            "cut": "unreadable",
+            "large": "too_large",
+            "text": "not_a_video",
+            "gone": "missing_file",
+            "elsewhere": "uri_not_allowed",
+            "secret": "uri_not_allowed",
+            "web": "uri_not_allowed",
+        }
+        assert first.rows_out == 2 and extract(config).skipped
+        store.put_object(Bucket=bucket, Key="good", Body=render(tmp_path / "clips" / "b.mp4", frames=12).read_bytes())
+        second = extract(config)
+    assert (second.details["reused"], second.details["done_now"]) == (1, 8)
+    declared = {r["video_id"]: r["declared_frames"] for r in lake.read(FEATURES).to_pylist()}
+    assert declared == {"good": 12, "b/ü x": 24}
+    assert list(Path(tempfile.gettempdir()).glob("mealrec-video-*")) == []
 
 
 def test_recommendations_are_written_to_the_object_store(lake: Lake, tmp_path: Path) -> None:

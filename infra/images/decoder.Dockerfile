@@ -1,4 +1,4 @@
-# The decoder's child alone, for videos of strangers: no network, no shell tools needed, nothing of ours but three files.
+# The decoder's child alone, for videos of strangers: no network, no shell tools needed, nothing of ours but a few files.
 #   docker build -f infra/images/decoder.Dockerfile -t mealrec-decoder:0.1.0 .
 # The pipeline starts it in place of its own child (the videos' folder at the same path, read-only):
 #   MEALREC_DECODER="docker run --rm --interactive --network none --read-only --cap-drop ALL --security-opt no-new-privileges
@@ -7,9 +7,10 @@ FROM python:3.11.11-slim-bookworm
 
 WORKDIR /app
 COPY constraints.txt ./
-RUN pip install --no-cache-dir --constraint constraints.txt numpy decord && rm -rf /root/.cache
+RUN pip install --no-cache-dir --constraint constraints.txt numpy decord av && rm -rf /root/.cache
 COPY mealrec/__init__.py ./mealrec/
-COPY mealrec/features/__init__.py mealrec/features/sampling.py mealrec/features/decoder_child.py ./mealrec/features/
+COPY mealrec/features/__init__.py mealrec/features/sampling.py mealrec/features/header.py mealrec/features/complaints.py ./mealrec/features/
+COPY mealrec/features/confinement.py mealrec/features/decoder_child.py ./mealrec/features/
 
 USER 65534:65534
 ENV PYTHONDONTWRITEBYTECODE=1

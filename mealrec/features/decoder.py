@@ -60,11 +60,17 @@ class Decoder:
             "size": config.frame_size,
             "max_pixels": config.max_pixels,
             "max_seconds": config.max_seconds,
+            "max_frames": config.max_frames,
+            "max_streams": config.max_streams,
             "audio_rate": audio_rate,
             "audio_samples": audio_samples,
         }
         self.child: subprocess.Popen[bytes] | None = None
         self.done = 0
+
+    def sampling(self) -> dict[str, int]:
+        """What decides, beside a file's bytes, which frames and sound come back."""
+        return {k: int(self.limits[k]) for k in ("frames", "size", "audio_rate", "audio_samples")}
 
     def __enter__(self) -> Decoder:
         return self
@@ -125,9 +131,12 @@ class Decoder:
 
     def _child(self) -> subprocess.Popen[bytes]:
         if self.child is None or self.child.poll() is not None:
-            self.child = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            try:
+                self.child = subprocess.Popen(
+                    self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                )
+            except OSError as error:  # no file descriptor, no memory or no process left, or no such program
+                raise DecoderError(f"the decoder does not start: {error}") from error
             try:
                 said = _Answer(self.child, time.monotonic() + START_S).line()
             except (TimeoutError, EOFError):

@@ -1,19 +1,16 @@
 """The decoder's child process: decord behind a pipe, with limits, ready to be killed.
 
 decord may spin in native code for ever (its issues 373 and 375), crash on hostile files or return silence; none of that may
-reach the pipeline. The child says READY once, when its imports are done and its limits set. Requests are one JSON line on
-stdin; an answer is one JSON line and, after "ok", the raw bytes of the frames and of the sound. Imports numpy, decord and
-the standard library alone, so it starts quickly.
+reach the pipeline. The child says READY once, when its imports are done and it is confined. Requests are one JSON line on
+stdin; an answer is one JSON line and, after "ok", the raw bytes of the frames and of the sound. Imports numpy, decord, av
+and the standard library alone, so it starts quickly.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import resource
-import signal
 import sys
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -23,11 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from decord import DECORDError
 
+from mealrec.features.complaints import Complaints
+from mealrec.features.confinement import confine
+from mealrec.features.header import Header, Rejected, read_header
 from mealrec.features.sampling import frame_indices, window_samples
 
-MEMORY_BYTES = 6 * 2**30
-OPEN_FILES = 64
 SHORT_AUDIO = 0.8  # of the video's duration; a shorter sound leaves windows empty, and silence would look like data
+AUDIO_PADDING_S = 0.25  # what coders add or drop at the ends of a sound
+SHORT_PICTURES = 0.8  # of the declared duration
 READY = b"ready\n"
 NO_DECODER = "(-1128613112 vs."  # FFmpeg's AVERROR_DECODER_NOT_FOUND in decord's message: AV1, for one
 NATIVE_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")
@@ -37,25 +37,20 @@ FAILURES = (RuntimeError, DECORDError, IndexError, MemoryError)  # what decord r
 def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever native code prints must not get between the answers
-    _limit()
-    answers.write(READY)
-    answers.flush()
-    for line in sys.stdin.buffer:
-        _answer(json.loads(line), answers)
-
-
-def _limit() -> None:
-    """Die with the parent, write no files, open few, and fail on memory instead of taking the machine's."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-
-
-def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+    confine()
+    complaints = Complaints()
     try:
-        header, frames, sound = decode(request)
+        answers.write(READY)
+        answers.flush()
+        for line in sys.stdin.buffer:
+            _answer(json.loads(line), answers, complaints)
+    finally:
+        complaints.give_back()  # whoever runs this by hand sees the traceback
+
+
+def _answer(request: dict[str, Any], answers: BinaryIO, complaints: Complaints) -> None:
+    try:
+        header, frames, sound = decode(request, complaints)
     except Rejected as rejected:
         header, frames, sound = {"ok": False, "reason": rejected.reason, "detail": rejected.detail}, None, None
     answers.write(json.dumps(header).encode() + b"\n")
@@ -65,17 +60,11 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
     answers.flush()
 
 
-class Rejected(Exception):
-    def __init__(self, reason: str, detail: str) -> None:
-        self.reason, self.detail = reason, detail
-
-
 @dataclass(frozen=True)
-class Look:
-    """What the container says: native size and, for every frame, when it comes on and when it goes off (seconds)."""
+class Pictures:
+    """A reader of scaled frames and, for every frame that is really in the file, when it comes on and goes off (seconds)."""
 
-    height: int
-    width: int
+    reader: Any
     stamps: npt.NDArray[np.float64]
 
     @property
@@ -83,63 +72,73 @@ class Look:
         return max(float(self.stamps[-1, 1]), 1e-3)
 
 
-def decode(request: dict[str, Any]) -> tuple[dict[str, Any], Any, Any]:
-    """Header, frames uint8 [F, size, size, 3] (stretched to a square), sound float32 [F, samples] or None."""
-    path, size = request["path"], int(request["size"])
-    look = _look(path, request)
-    indices = frame_indices(look.stamps[:, 0].tolist(), look.seconds, int(request["frames"]))
+def decode(request: dict[str, Any], complaints: Complaints) -> tuple[dict[str, Any], Any, Any]:
+    """Answer, frames uint8 [F, size, size, 3] (stretched to a square), sound float32 [F, samples] or None."""
+    path = request["path"]
+    declared = read_header(path, request)
+    complaints.first()
+    pictures = _open(path, request)
+    indices = frame_indices(pictures.stamps[:, 0].tolist(), pictures.seconds, int(request["frames"]))
     try:
-        reader = decord.VideoReader(path, width=size, height=size, num_threads=1)
-        frames = reader.get_batch(indices).asnumpy()
+        frames = pictures.reader.get_batch(indices).asnumpy()
     except FAILURES as error:
         raise Rejected("undecodable", _first_line(error)) from None
-    warnings = [] if len(frames) == len(indices) else [f"{len(indices)} frames asked, {len(frames)} decoded"]
-    if np.any(np.diff(look.stamps[:, 0]) <= 0):
-        warnings.append("frame times do not increase")
-    sound, absent = _sound(path, look.seconds, len(frames), request, warnings)
-    header = {
+    warnings = _compared(declared, pictures, len(indices), len(frames), complaints)
+    sound, absent = _sound(path, declared, pictures.seconds, len(frames), request, warnings)
+    answer = {
         "ok": True,
         "frames": list(frames.shape),
-        "times_ms": [round(1000 * t) for t in look.stamps[indices, 0][: len(frames)].tolist()],
-        "duration_ms": round(look.seconds * 1000),
-        "declared_frames": len(look.stamps),
-        "width": look.width,
-        "height": look.height,
+        "times_ms": [round(1000 * t) for t in pictures.stamps[indices, 0][: len(frames)].tolist()],
+        "duration_ms": round(pictures.seconds * 1000),
+        "declared_frames": declared.frames or len(pictures.stamps),
+        "width": declared.width,
+        "height": declared.height,
         "audio": None if sound is None else list(sound.shape),
         "audio_absent": absent,
         "warnings": warnings,
     }
-    return header, frames, sound
+    return answer, frames, sound
 
 
-def _look(path: str, request: dict[str, Any]) -> Look:
-    """Raises Rejected for what can't be opened, has no picture or is beyond the request's bounds."""
+def _open(path: str, request: dict[str, Any]) -> Pictures:
+    """Raises Rejected for what decord can't open, and for what is beyond the request's bounds though its header was not."""
+    size = int(request["size"])
     try:
-        reader = decord.VideoReader(path, num_threads=1)
-        declared = len(reader)
-        stamps = reader.get_frame_timestamp(range(declared)) if declared > 0 else np.zeros((0, 2))
+        reader = decord.VideoReader(path, width=size, height=size, num_threads=1)
+        found = len(reader)
+        if found > int(request["max_frames"]):
+            raise Rejected("too_many_frames", f"{found}; features.max_frames is {request['max_frames']}")
+        stamps = reader.get_frame_timestamp(range(found)) if found > 0 else np.zeros((0, 2))
     except FAILURES as error:
         if NO_DECODER in str(error):
             raise Rejected("undecodable", "no decoder for its video codec") from None
         reason = "no_video_stream" if "cannot find video stream" in str(error) else "unreadable"
         raise Rejected(reason, _first_line(error)) from None
-    if declared <= 0:
-        raise Rejected("undecodable", "the container declares no frame")
+    if found <= 0:
+        raise Rejected("undecodable", "there is no frame in the file")
     if not np.isfinite(stamps).all():
         raise Rejected("undecodable", "the container gives frames no time")
     if stamps.max() > float(request["max_seconds"]):
         raise Rejected("too_long", f"{stamps.max():.0f} s; features.max_seconds is {request['max_seconds']:g}")
-    try:
-        height, width = reader[0].shape[:2]
-    except FAILURES as error:
-        raise Rejected("undecodable", _first_line(error)) from None
-    if height * width > int(request["max_pixels"]):
-        raise Rejected("too_many_pixels", f"{width} x {height}; features.max_pixels is {request['max_pixels']}")
-    return Look(height, width, np.asarray(stamps, dtype=np.float64))
+    return Pictures(reader, np.asarray(stamps, dtype=np.float64))
+
+
+def _compared(declared: Header, found: Pictures, asked: int, decoded: int, complaints: Complaints) -> list[str]:
+    """In words, where what the container declares, what is in the file and what was decoded differ."""
+    warnings = [] if decoded == asked else [f"{asked} frames asked, {decoded} decoded"]
+    if len(found.stamps) < declared.frames:
+        warnings.append(f"the container declares {declared.frames} frames, {len(found.stamps)} are in the file")
+    if found.seconds < SHORT_PICTURES * declared.seconds:
+        warnings.append(f"the container declares {declared.seconds:.2f} s, its pictures end at {found.seconds:.2f} s")
+    if np.any(np.diff(found.stamps[:, 0]) <= 0):
+        warnings.append("frame times do not increase")
+    if complaint := complaints.first():
+        warnings.append(f"broken pictures: {complaint}")
+    return warnings
 
 
 def _sound(
-    path: str, duration: float, windows: int, request: dict[str, Any], warnings: list[str]
+    path: str, declared: Header, duration: float, windows: int, request: dict[str, Any], warnings: list[str]
 ) -> tuple[Any, str | None]:
     """Sound [windows, samples] in the middle of each frame's window; or None and why."""
     rate = int(request["audio_rate"])
@@ -152,8 +151,10 @@ def _sound(
         return None, absent
     if len(samples) == 0:
         return None, "audio_undecodable"
-    if len(samples) < SHORT_AUDIO * duration * rate:
-        warnings.append(f"sound lasts {len(samples) / rate:.2f} s of {duration:.2f} s")
+    lasts, expected = len(samples) / rate, max(duration, declared.audio_seconds)
+    if lasts < expected - AUDIO_PADDING_S:
+        warnings.append(f"sound lasts {lasts:.2f} s of {expected:.2f} s")
+    if lasts < SHORT_AUDIO * duration:
         return None, "audio_short"
     spans = window_samples(duration, windows, rate, int(request["audio_samples"]))
     out = np.zeros((windows, spans[0][1] - spans[0][0]), dtype=np.float32)

@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ import pyarrow.parquet as pq
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RunConfig, digest
+from mealrec.features.allocation import keep_freed_memory
+from mealrec.features.decoder import DecoderError
 from mealrec.features.encoders import build
+from mealrec.features.kept_frames import KeptFrames
 from mealrec.features.rows import Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
@@ -31,6 +35,10 @@ log = logging.getLogger("mealrec.extract")
 TITLES_A_BLOCK = 128  # rows without a video cost a title's encoding only
 ACTOR_CPUS = 0.8  # whole CPUs for the actors would starve Ray Data's own tasks on a small machine
 SAY_EVERY_S = 5.0
+
+
+class ExtractionError(RuntimeError):
+    """A part could not be written, or no decoder started: no video is to blame, and nothing of the run is visible."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Extracted:
     done_now: int
     seconds_decode: float
     seconds_encode: float
+    from_kept: int
 
 
 def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -> list[Block]:
@@ -78,7 +87,7 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -
 
 
 def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
-    """Run the blocks that have no part yet on a Ray cluster; returns every block's parts."""
+    """Run the blocks that have no part yet on a Ray cluster; returns every block's parts. Raises ExtractionError."""
     todo = [
         b
         for b in blocks
@@ -93,12 +102,14 @@ def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> E
                 done_now += int(status["videos"])
                 spent.decode += float(status["seconds_decode"])
                 spent.encode += float(status["seconds_encode"])
+                spent.from_kept += int(status["from_kept"])
     return Extracted(
         [b.features_part for b in blocks],
         [b.quarantine_part for b in blocks],
         done_now,
         round(spent.decode, 2),
         round(spent.encode, 2),
+        spent.from_kept,
     )
 
 
@@ -117,7 +128,7 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
         fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root)),
         batch_format="pyarrow",
         batch_size=1,
-        compute=ActorPoolStrategy(size=actors),
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
         num_cpus=ACTOR_CPUS,
     )
     began = said = time.monotonic()
@@ -126,6 +137,8 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
     for status in statuses.iter_rows():
         for line in status["said"].splitlines():
             log.info("worker: %s", line)
+        if status["failed"]:
+            raise ExtractionError(status["failed"])
         done, rejected = done + int(status["videos"]), rejected + int(status["rejected"])
         if time.monotonic() - said > SAY_EVERY_S or done == total:
             said = time.monotonic()
@@ -143,32 +156,46 @@ class ExtractActor:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.config = RunConfig.model_validate(config).features
         self.lake = Lake(lake_root, work)
         self.root = Path(root)
         self.encoders = build(self.config)
         self.decoder = decoder_for(self.encoders, self.config)
+        self.kept = None
+        if self.config.keep_frames and self.decoder is not None:
+            self.kept = KeptFrames(self.lake.folder("frames"), self.decoder.sampling())
         self.said = _Said()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._do(json.loads(text)) for text in batch["block"].to_pylist()])
 
     def _do(self, block: Row) -> Row:
-        """Write the block's two parts, empty or not: both there means done. Returns the status row."""
+        """Write the block's two parts, empty or not: both there means done. Returns the status row, also where that fails: what
+        is no video's fault stops the run, not the actor."""
         wanted = [Wanted(**video) for video in block["videos"]]
-        spent = Seconds()
-        outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent)
+        spent, rejected, failed = Seconds(), 0, ""
+        try:
+            rejected = self._write(block, wanted, spent)
+        except (OSError, DecoderError) as error:
+            failed = f"{type(error).__name__}: {error}"
+        return {
+            "videos": len(wanted),
+            "rejected": rejected,
+            "seconds_decode": spent.decode,
+            "seconds_encode": spent.encode,
+            "from_kept": spent.from_kept,
+            "said": self.said.take(),
+            "failed": failed,
+        }
+
+    def _write(self, block: Row, wanted: list[Wanted], spent: Seconds) -> int:
+        outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent, self.kept)
         for row in outcome.quarantine:
             log.info("%s rejected: %s", row["key"], row["reason"])
         write_part(self.lake, QUARANTINE, block["quarantine_part"], outcome.quarantine)
         write_part(self.lake, FEATURES, block["features_part"], outcome.features)
-        return {
-            "videos": len(wanted),
-            "rejected": len(outcome.quarantine),
-            "seconds_decode": spent.decode,
-            "seconds_encode": spent.encode,
-            "said": self.said.take(),
-        }
+        return len(outcome.quarantine)
 
 
 class _Said(logging.Handler):
@@ -190,16 +217,23 @@ class _Said(logging.Handler):
 
 
 def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:
-    """Write one part below the table's root by rename; partition columns are in its folder names, not in the file."""
+    """Write one part below the table's root by rename; partition columns are in its folder names, not in the file.
+
+    Raises OSError where it can't be written; nothing of it stays then."""
     folders = {part.partition("=")[0] for part in path.split("/")[:-1]}
     schema = pa.schema([field for field in SCHEMAS[table] if field.name not in folders])
     filesystem, root = lake.filesystem(table)
     folder, _, name = f"{root}/{path}".rpartition("/")
     filesystem.create_dir(folder, recursive=True)
     temporary = f"{folder}/.{name}.writing"
-    with filesystem.open_output_stream(temporary) as out:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
-    filesystem.move(temporary, f"{folder}/{name}")
+    try:
+        with filesystem.open_output_stream(temporary) as out:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
+        filesystem.move(temporary, f"{folder}/{name}")
+    except OSError:
+        with suppress(OSError):
+            filesystem.delete_file(temporary)
+        raise
 
 
 def rows_in_part(lake: Lake, table: str, path: str) -> int:

@@ -61,7 +61,7 @@ def unchanged(
 ) -> set[str]:
     """Ids whose row still stands: same encoders, same title, and the same file by size and change time, else by content.
 
-    paths: where each video's file lies. Only files whose size or change time is another are read.
+    paths: where each video's local file lies. Only files whose size or change time is another are read.
     """
     kept = set()
     for one in catalogue:
@@ -72,9 +72,14 @@ def unchanged(
         in_place = f"bucket={bucket_of(one.video_id, config.buckets)}" == row.file.partition("/")[0]
         if not in_place or titled != title_hash(one.title) or bool(bytes_hash) != reads_file(one, config):
             continue
-        if not bytes_hash or one.stat == row.source_stat or (one.stat and file_hash(paths[one.video_id]) == bytes_hash):
+        if not bytes_hash or (one.stat and (one.stat == row.source_stat or _is_as_before(one, paths, bytes_hash))):
             kept.add(one.video_id)
     return kept
+
+
+def _is_as_before(one: Wanted, paths: Mapping[str, Path], bytes_hash: str) -> bool:
+    """By content; an object of another time is fetched again with its features, not for its hash alone."""
+    return one.video_id in paths and file_hash(paths[one.video_id]) == bytes_hash
 
 
 def figures(rows: Iterable[HeldRow]) -> dict[str, Any]:

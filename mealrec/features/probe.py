@@ -28,8 +28,8 @@ class Probe:
 
 
 def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
-    """Raises VideoRejected. Relative uris must stay below root, symbolic links included; absolute ones are the catalogue's
-    own word. Reads the first bytes only."""
+    """Raises VideoRejected. What is named below root must lie there, symbolic links included; absolute paths elsewhere are the
+    catalogue's own word. Reads the first bytes only."""
     try:
         path = _local_path(uri, root)
         if not path.is_file():
@@ -76,10 +76,9 @@ def _local_path(uri: str, root: Path) -> Path:
             raise VideoRejected("uri_not_allowed", f"scheme {scheme!r}; allowed: a path or file://")
         if not rest.startswith("/"):
             raise VideoRejected("uri_not_allowed", f"{uri}: write file:///absolute/path")
-        return Path(rest)
-    if Path(uri).is_absolute():
-        return Path(uri)
-    path = root / uri
-    if not path.resolve().is_relative_to(root.resolve()):
+        uri = rest
+    path = root / uri  # an absolute path stays as it is
+    below = not Path(uri).is_absolute() or path.is_relative_to(root)
+    if below and not path.resolve().is_relative_to(root.resolve()):
         raise VideoRejected("uri_not_allowed", f"{uri} leaves {root}")
     return path

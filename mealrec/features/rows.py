@@ -22,14 +22,16 @@ from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
-from mealrec.features.probe import VideoRejected, probe
+from mealrec.features.kept_frames import KeptFrames
+from mealrec.features.probe import VideoRejected
+from mealrec.features.remote import local_file
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A catalogue row that needs features; stat is size:mtime_ns of a local file, "" where there is none."""
+    """A catalogue row that needs features; stat is size:mtime_ns of its file or object, "" where there is none."""
 
     video_id: str
     uri: str | None
@@ -39,10 +41,11 @@ class Wanted:
 
 @dataclass
 class Seconds:
-    """Where the time went."""
+    """Where the time went; from_kept: videos whose frames were kept by an earlier run and not decoded again."""
 
     decode: float = 0.0
     encode: float = 0.0
+    from_kept: int = 0
 
 
 @dataclass
@@ -64,6 +67,7 @@ def describe(
     encoders: EncoderSet,
     decoder: Decoder | None,
     spent: Seconds,
+    kept: KeptFrames | None = None,
 ) -> Outcome:
     """Probe, decode and encode; every video ends in exactly one of the two lists. Titles are encoded as one batch."""
     outcome = Outcome()
@@ -74,7 +78,7 @@ def describe(
     spent.encode += time.monotonic() - began
     for one in wanted:
         try:
-            row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent)
+            row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent, kept)
         except VideoRejected as rejected:
             outcome.quarantine.append(_quarantine_row(one, rejected))
         else:
@@ -105,6 +109,7 @@ def _row(
     encoders: EncoderSet,
     decoder: Decoder | None,
     spent: Seconds,
+    kept: KeptFrames | None,
 ) -> Row:
     if one.uri is None and one.title is None:
         raise VideoRejected("no_content", "neither a uri nor a title")
@@ -115,20 +120,54 @@ def _row(
         why = "no_uri" if one.uri is None else "not_asked"
         absent += [f"video:{why}", f"audio:{why}"]
     else:
-        path = probe(one.uri, root, config).path
-        began = time.monotonic()
-        decoded = decoder.decode(path)
-        spent.decode += time.monotonic() - began
+        with local_file(one.uri, root, config) as found:
+            bytes_hash, decoded = _decoded(found.path, decoder, kept, spent)
         began = time.monotonic()
         absent += _fill_media(row, decoded, encoders, config)
         spent.encode += time.monotonic() - began
-        bytes_hash = file_hash(path)
     if title is not None:
         row |= {"text": title.pooled.tobytes(), "text_dim": title.pooled.shape[-1]}
         row |= {"text_tokens": title.tokens.tobytes(), "text_token_count": len(title.tokens)}
     row |= {"absent": sorted(absent), "status": "partial" if absent else "ok"}
     row["content_hash"] = f"{bytes_hash}:{title_hash(one.title)}"
     return row
+
+
+def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Seconds) -> tuple[str, Decoded]:
+    """SHA-256 of the file and what was decoded from these very bytes. Raises VideoRejected, also where the file changed or went
+    away in between."""
+    began = time.monotonic()
+    try:
+        before, content = _identity(path), file_hash(path)
+        held = kept.get(content) if kept is not None else None
+        decoded = decoder.decode(path) if held is None else held
+        _expect_unchanged(path, before)
+    except VideoRejected:
+        _expect_unchanged(path, before)  # or else that is the reason
+        raise
+    except OSError as error:
+        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
+    finally:
+        spent.decode += time.monotonic() - began
+    if held is not None:
+        spent.from_kept += 1
+    elif kept is not None:
+        kept.put(content, decoded)
+    return content, decoded
+
+
+def _expect_unchanged(path: Path, before: tuple[int, int, int]) -> None:
+    try:
+        after = _identity(path)
+    except OSError as error:
+        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
+    if after != before:
+        raise VideoRejected("changed_while_read", f"bytes, time and inode were {before}, then {after}")
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:

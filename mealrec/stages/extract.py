@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mealrec import __version__
-from mealrec.config import RunConfig, digest
+from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.encoders import digest_of
-from mealrec.features.extract import Extracted, plan, rows_in_part, write_part
+from mealrec.features.extract import Extracted, ExtractionError, plan, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
 from mealrec.features.held import HeldRow, figures, rows_in, unchanged
+from mealrec.features.remote import is_remote, remote_stats
 from mealrec.features.rows import Wanted
 from mealrec.lake import SUMMARY_KEY, Lake, Provenance
 from mealrec.schema import FEATURES, QUARANTINE
@@ -35,12 +36,15 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
 
     Videos whose file, title and encoders are those of a committed row are kept and not decoded; rejected ones are tried again.
     `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
-    features.max_quarantine_share, before committing.
+    features.max_quarantine_share and where parts can't be written, before committing.
     """
     began = time.monotonic()
     lake, landing = Lake(config.lake, config.work), landing or locate(config)
     encoders = digest_of(config.features)
-    made_from = digest(STAGE, __version__, config.features, encoders, landing.catalogue_fingerprint())
+    remote = _remote(landing, config.features)
+    made_from = digest(
+        STAGE, __version__, config.features, encoders, landing.catalogue_fingerprint(), *([remote] if remote else [])
+    )
     done = None if full else lake.committed(FEATURES, STAGE, made_from)
     if done is not None and lake.committed(QUARANTINE, STAGE, made_from) is not None:
         log.info("up to date: %s version %d", FEATURES, done.version)
@@ -48,12 +52,18 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES)
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
-    catalogue, paths = _catalogue(landing)
+    catalogue, paths = _catalogue(landing, remote)
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
     todo = [w for w in catalogue if w.video_id not in kept]
     log.info("%d videos in the catalogue: %d unchanged, %d to do", len(catalogue), len(kept), len(todo))
+    _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
     day = datetime.now(UTC).date().isoformat()
-    extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
+    try:
+        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
+    except ExtractionError as error:
+        raise StageError(
+            f"{error}; nothing was committed, and a run again keeps the videos that were finished"
+        ) from error
     reasons = _reasons(lake, extracted.quarantine)
     _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
     rows = [held[video] for video in sorted(kept)] + list(rows_in(lake, extracted.features).values())
@@ -73,16 +83,40 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     return summary.model_copy(update={"version": version})
 
 
-def _catalogue(landing: Landing) -> tuple[list[Wanted], dict[str, Path]]:
-    """Catalogue rows with the size and change time of their files, and where the files that are there lie."""
+def _remote(landing: Landing, config: FeaturesConfig) -> dict[str, str]:
+    """size:mtime_ns of the catalogue's objects by uri. Raises StageError where a store can't be asked."""
+    uris = (
+        [uri for uri in landing.catalogue()["uri"].to_pylist() if is_remote(uri, config)] if config.url_schemes else []
+    )
+    try:
+        return remote_stats(uris)
+    except OSError as error:
+        raise StageError(f"the catalogue's object store can't be asked: {str(error).splitlines()[0]}") from error
+
+
+def _catalogue(landing: Landing, remote: dict[str, str]) -> tuple[list[Wanted], dict[str, Path]]:
+    """Catalogue rows with the size and change time of their files, and where the local files that are there lie."""
     rows, paths = [], {}
     for row in landing.catalogue().to_pylist():
         uri, title = row["uri"] or None, (row["title"] or "").strip() or None
         stat = landing.stat(uri)
         if uri is not None and stat is not None:
             paths[row["video_id"]] = Path(landing.resolve(uri))
-        rows.append(Wanted(row["video_id"], uri, title, f"{stat[0]}:{stat[1]}" if stat else ""))
+        rows.append(Wanted(row["video_id"], uri, title, f"{stat[0]}:{stat[1]}" if stat else remote.get(uri or "", "")))
     return rows, paths
+
+
+def _say_what_other_encoders_cost(
+    held: dict[str, HeldRow], todo: list[Wanted], encoders: str, frames_are_kept: bool
+) -> None:
+    other = sum(w.video_id in held and held[w.video_id].encoder_digest != encoders for w in todo)
+    if other and frames_are_kept:
+        log.info("%d videos were encoded by others: their kept frames are used where there are some", other)
+    elif other:
+        log.info(
+            "%d videos were encoded by others and must be decoded again: no frames are kept (features.keep_frames)",
+            other,
+        )
 
 
 def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
@@ -97,6 +131,7 @@ def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
 def _details(rows: list[HeldRow], extracted: Extracted, reused: int) -> dict[str, Any]:
     return {
         "done_now": extracted.done_now,
+        "from_kept_frames": extracted.from_kept,
         "reused": reused,
         **figures(rows),
         "seconds_decode": extracted.seconds_decode,

@@ -18,16 +18,23 @@ FPS, RATE = 12, 44_100
 WIDTH, HEIGHT = 96, 64
 
 
-def render(path: Path, *, frames: int = 24, sound_s: float = 0.0, starts_ms: list[int] | None = None) -> Path:
-    """Frame i is flat grey of level 10 + 8 i, so that a test can tell which frames it was given."""
-    with av.open(str(path), "w") as container:
+def render(
+    path: Path, *, frames: int = 24, sound_s: float = 0.0, starts_ms: list[int] | None = None, noise: bool = False
+) -> Path:
+    """Frame i is flat grey of level 10 + 8 i, so that a test can tell which frames it was given; with noise, pictures that take
+    some bytes, behind the header."""
+    rng = np.random.default_rng(0)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if noise else {}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"qp": "8", "g": "6"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         if starts_ms is not None:
             video.codec_context.time_base = Fraction(1, 1000)
         audio = container.add_stream("aac", rate=RATE, layout="mono") if sound_s else None
         for i in range(frames):
-            frame = av.VideoFrame.from_ndarray(np.full((HEIGHT, WIDTH, 3), 10 + 8 * i, np.uint8), format="rgb24")
+            picture = np.full((HEIGHT, WIDTH, 3), 10 + 8 * i, np.uint8)
+            if noise:
+                picture = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             if starts_ms is not None:
                 frame.pts, frame.time_base = starts_ms[i], Fraction(1, 1000)
             container.mux(video.encode(frame))
@@ -43,16 +50,28 @@ def render(path: Path, *, frames: int = 24, sound_s: float = 0.0, starts_ms: lis
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sound, silent and short_sound.mp4 (2 s each), one_frame, vfr, cut, audio_only, text and zero.mp4."""
+    """sound, silent, short_sound and nearly_all_sound.mp4 (2 s each), one_frame, vfr, audio_only, text and zero.mp4; cut (its
+    header is lost), torn (18 of 24 frames) and holed (pictures overwritten)."""
     folder = tmp_path_factory.mktemp("clips")
     render(folder / "sound.mp4", sound_s=2.0)
     render(folder / "silent.mp4")
     render(folder / "short_sound.mp4", sound_s=0.5)
+    render(folder / "nearly_all_sound.mp4", sound_s=1.7)
     render(folder / "one_frame.mp4", frames=1)
     # twelve frames in the first 240 ms, twelve in the 3.6 s after
     render(folder / "vfr.mp4", starts_ms=[20 * i for i in range(12)] + [240 + 300 * i for i in range(12)])
     whole = (folder / "sound.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    detailed = render(folder / "detailed.mp4", noise=True).read_bytes()
+    with av.open(str(folder / "detailed.mp4")) as container:
+        packets = [packet for packet in container.demux() if packet.pos is not None]
+    end = packets[17].pos + packets[17].size
+    (folder / "torn.mp4").write_bytes(detailed[:end])
+    holed = bytearray(detailed)
+    for packet in packets[1:]:
+        middle = packet.pos + packet.size // 2
+        holed[middle : middle + 40] = bytes(range(40))
+    (folder / "holed.mp4").write_bytes(holed)
     with av.open(str(folder / "audio_only.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=RATE, layout="mono")
         sound = av.AudioFrame.from_ndarray(np.zeros((1, RATE), np.float32), format="fltp", layout="mono")

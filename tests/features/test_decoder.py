@@ -103,11 +103,56 @@ def test_a_broken_file_is_rejected_with_its_reason_and_the_next_one_decodes(
 
 
 @pytest.mark.parametrize(
-    ("limit", "reason"), [({"max_seconds": 1.0}, "too_long"), ({"max_pixels": 96 * 64 - 1}, "too_many_pixels")]
+    ("limit", "reason"),
+    [
+        ({"max_seconds": 1.0}, "too_long"),
+        ({"max_pixels": 96 * 64 - 1}, "too_many_pixels"),
+        ({"max_frames": 23}, "too_many_frames"),
+        ({"max_streams": 1}, "too_many_streams"),
+    ],
 )
 def test_bounds_are_held_inside_the_child(clips: Path, limit: dict[str, float], reason: str) -> None:
     with Decoder(CONFIG.model_copy(update=limit), audio_rate=0, audio_samples=0) as bounded:
-        assert rejection(bounded, clips / "silent.mp4").reason == reason
+        assert rejection(bounded, clips / "sound.mp4").reason == reason
+
+
+def test_what_is_declared_is_compared_with_what_is_there(decoder: Decoder, clips: Path) -> None:
+    torn, holed = decoder.decode(clips / "torn.mp4"), decoder.decode(clips / "holed.mp4")
+    assert torn.declared_frames == 24
+    assert torn.warnings[0] == "the container declares 24 frames, 18 are in the file"
+    assert len(holed.frames) == 4, "decord says nothing of it"
+    assert holed.warnings[0].startswith("broken pictures: [h264] ")
+    assert "0x" not in holed.warnings[0], "the same file is described in the same words"
+
+
+def test_a_sound_that_ends_early_is_told_even_where_enough_is_left(decoder: Decoder, clips: Path) -> None:
+    assert decoder.decode(clips / "sound.mp4").warnings == []
+    nearly = decoder.decode(clips / "nearly_all_sound.mp4")
+    assert nearly.sound is not None and "of 2.00 s" in nearly.warnings[0]
+
+
+def test_the_child_reaches_no_network_and_starts_no_program(clips: Path) -> None:
+    program = (
+        "import os, socket\n"
+        "from mealrec.features.confinement import confine\n"
+        "confine()\n"
+        "for forbidden in (socket.socket, os.fork, lambda: os.execv('/bin/true', ['true'])):\n"
+        "    try: forbidden()\n"
+        "    except PermissionError: print('refused')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["refused"] * 3
+    with Decoder(CONFIG, audio_rate=0, audio_samples=0) as confined:
+        tasks = Path(f"/proc/{confined._child().pid}/task")
+        status = [(task / "status").read_text() for task in tasks.iterdir()]
+    assert all("Seccomp:\t2" in text and "NoNewPrivs:\t1" in text for text in status), "every thread of it"
+
+
+def test_a_child_that_can_not_be_confined_decodes_nothing(clips: Path) -> None:
+    program = "import platform, runpy\nplatform.machine = lambda: 'vax'\n"
+    program += "runpy.run_module('mealrec.features.decoder_child', run_name='__main__')"
+    with stub(program) as loose, pytest.raises(DecoderError):
+        loose.decode(clips / "silent.mp4")
 
 
 @pytest.mark.parametrize("program", [DEAF, SPINNING], ids=["deaf to SIGTERM", "spinning with the GIL held"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,26 @@ pytestmark = [pytest.mark.ray, pytest.mark.media]
 Make = Callable[[list[dict[str, Any]]], Path]
 
 
+# the real child, but for videos with this in their path: there it spins in native code with the GIL held, as decord may
+SPINS = (
+    "import re\n"
+    "from mealrec.features import decoder_child as child\n"
+    "decode = child.decode\n"
+    "def spin(request, *rest):\n"
+    "    if 'spins for ever' in request['path']: re.match(r'(a|a)+$', 'a' * 60 + 'b')\n"
+    "    return decode(request, *rest)\n"
+    "child.decode = spin\n"
+    "child.main()\n"
+)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One cluster for all tests here: a stage that finds Ray connected uses it and leaves it running."""
-    with ray_cluster(RayConfig(num_cpus=2, object_store_mb=80)):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEALREC_DECODER", shlex.join([sys.executable, "-c", SPINS]))
+        with ray_cluster(RayConfig(num_cpus=2, object_store_mb=80)):
+            yield
 
 
 def row(video: str, uri: str | None = None, title: str | None = None) -> dict[str, Any]:
@@ -122,6 +139,19 @@ def test_every_video_ends_in_exactly_one_table_with_every_modality_or_the_reason
     assert good["title only"]["visual"] is None and good["title only"]["text_token_count"] == 2
 
 
+def test_a_decoder_that_spins_for_ever_costs_its_video_alone(
+    make_landing: Make, run_config: RunConfig, clips: Path
+) -> None:
+    names = ["before", "spins for ever", "behind", "spins for ever too", "last"]
+    root = make_landing([row(n, f"videos/{n}.mp4") for n in names])
+    for name in names:
+        shutil.copy(clips / "silent.mp4", root / "videos" / f"{name}.mp4")
+    summary = extract(override(run_config, ["features.decode_deadline_s=3", "features.buckets=1"]))
+    assert quarantined(run_config) == dict.fromkeys(("spins for ever", "spins for ever too"), "decode_timeout")
+    assert sorted(features(run_config)) == ["before", "behind", "last"]
+    assert summary.details["done_now"] == 5
+
+
 def test_a_run_again_has_nothing_to_do(platform: Path, run_config: RunConfig) -> None:
     first = extract(run_config)
     again = extract(run_config)
@@ -148,6 +178,31 @@ def test_only_what_is_new_or_changed_is_decoded_again(platform: Path, run_config
     assert after["b"]["content_hash"] == after["a"]["content_hash"] != before["b"]["content_hash"]
     assert second.details["frames"] == 2 + 2 + 1 + 2, "figures are of the whole table, not of this run"
     assert Lake(run_config.lake).read(FEATURES, first.version).num_rows == 4, "the older version stays readable"
+
+
+def test_other_encoders_need_no_decoding_where_frames_are_kept(
+    platform: Path, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    keeping = override(run_config, ["features.keep_frames=true", "features.thumbnail_height=0"])
+    assert extract(keeping).details["from_kept_frames"] == 0
+    with caplog.at_level(logging.INFO, "mealrec.extract"):
+        others = extract(override(keeping, ["features.thumbnail_height=32"]))
+    assert others.details["from_kept_frames"] == 4
+    assert "4 videos were encoded by others: their kept frames are used where there are some" in caplog.messages
+
+
+def test_a_part_that_can_not_be_written_stops_the_stage_with_the_reason_and_commits_nothing(
+    platform: Path, run_config: RunConfig
+) -> None:
+    in_the_way = Path(run_config.lake) / FEATURES / "bucket=0"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()  # holds for root too, whom no read-only folder stops
+    with pytest.raises(StageError, match=r"bucket=0.*nothing was committed"):
+        extract(run_config)
+    assert not Lake(run_config.lake).exists(FEATURES) and not Lake(run_config.lake).exists(QUARANTINE)
+    in_the_way.unlink()
+    extract(run_config)
+    assert (sorted(features(run_config)), sorted(quarantined(run_config))) == (["a", "b", "c", "d"], ["e", "f"])
 
 
 def test_too_many_bad_videos_stop_the_stage_before_it_commits(platform: Path, run_config: RunConfig) -> None:

@@ -1,4 +1,5 @@
-"""SIGKILL of the driver in the middle: nothing is visible, nothing keeps running, and the next run goes on."""
+"""SIGKILL of an actor in the middle: its videos are done by another. SIGKILL of the driver: nothing is visible, nothing keeps
+running, and the next run goes on."""
 
 from __future__ import annotations
 
@@ -7,17 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import RunConfig, override
 from mealrec.lake import Lake
-from mealrec.schema import FEATURES
+from mealrec.schema import FEATURES, QUARANTINE
 from mealrec.stages.extract import extract
 
 pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
@@ -65,3 +69,39 @@ def test_a_killed_run_leaves_nothing_visible_and_its_finished_videos_are_not_don
     again = Lake(str(tmp_path / "straight")).read(FEATURES)
     assert again.sort_by("video_id").equals(rows.sort_by("video_id"))
     assert (straight.rows_out, straight.quarantined) == (resumed.rows_out, resumed.quarantined)
+
+
+def test_killed_actors_and_a_killed_decoder_cost_no_video(
+    make_landing: Callable[[list[dict[str, Any]]], Path], run_config: RunConfig, clips: Path
+) -> None:
+    root = make_landing([{"video_id": f"v{i:02}", "uri": f"videos/{i}.mp4", "title": None} for i in range(VIDEOS)])
+    for i in range(VIDEOS):
+        shutil.copy(clips / "silent.mp4", root / "videos" / f"{i}.mp4")
+    config = override(run_config, ["features.batch_videos=1", "features.actors=2"])
+    killed: list[str] = []
+
+    def kill() -> None:
+        for number, kind in ((2, "ExtractActor"), (8, "decoder_child"), (14, "ExtractActor")):
+            until = time.monotonic() + 120
+            while len(parts(config)) < number and time.monotonic() < until:
+                time.sleep(0.01)
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if kind in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(kind)
+                        break
+
+    with ray_cluster(config.ray):
+        killer = threading.Thread(target=kill)
+        killer.start()
+        summary = extract(config)
+        killer.join()
+    assert killed == ["ExtractActor", "decoder_child", "ExtractActor"]
+    good = Lake(config.lake).read(FEATURES)["video_id"].to_pylist()
+    bad = Lake(config.lake).read(QUARANTINE)
+    assert sorted([*good, *bad["key"].to_pylist()]) == [f"v{i:02}" for i in range(VIDEOS)]
+    assert bad["reason"].to_pylist() in ([], ["decoder_crashed"]), (
+        "at most the video that the killed decoder had in hand"
+    )
+    assert (summary.rows_in, summary.rows_out) == (VIDEOS, len(good))

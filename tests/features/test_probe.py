@@ -41,6 +41,18 @@ def test_a_relative_uri_may_not_leave_the_root_not_even_by_a_link(root: Path, ur
     assert reason(uri, root) == "uri_not_allowed"
 
 
+def test_nor_may_an_absolute_one_by_a_link_below_the_root(root: Path) -> None:
+    for uri in (str(root / "link.mp4"), f"file://{root}/link.mp4", f"{root}/../secret.mp4"):
+        assert reason(uri, root) == "uri_not_allowed"
+    assert probe(str(root.parent / "secret.mp4"), root, CONFIG).size == len(MP4), "elsewhere: the catalogue's own word"
+
+
+@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1\nsecret.mp4\n", "ffconcat version 1.0\nfile secret.mp4\n"])
+def test_playlists_are_no_videos_whatever_they_are_called(root: Path, text: str) -> None:
+    (root / "list.mp4").write_text(text)
+    assert reason("list.mp4", root) == "not_a_video"
+
+
 @pytest.mark.parametrize("uri", ["http://host/a.mp4", "s3://bucket/a.mp4", "file://a.mp4", "concat://a|b"])
 def test_other_schemes_are_not_fetched(root: Path, uri: str) -> None:
     assert reason(uri, root) == "uri_not_allowed"

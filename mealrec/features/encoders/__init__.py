@@ -1,4 +1,4 @@
-"""Frozen encoders whose weights come inside packages, behind one protocol."""
+"""Frozen encoders behind one protocol: some with weights inside packages, others from a folder or a hub by settings."""
 
 from mealrec.features.encoders.protocol import Encoder, EncoderSet
 from mealrec.features.encoders.registry import build, digest_of

