@@ -21,7 +21,7 @@ from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Predict
 from mealrec.redaction import redact
 from mealrec.training.settings import TrainSettings
 
-SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
+SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "kuairec", "kuairand", "landing"]
 EventField = Literal["event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device"]
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
@@ -46,10 +46,12 @@ class ColumnRule(Settings):
 class SourceConfig(Settings):
     """Where events and videos come from."""
 
-    kind: SourceKind = Field("landing", description="simulated | ninerec | microlens | recbole | landing (your own)")
+    kind: SourceKind = Field(
+        "landing", description="simulated | ninerec | microlens | recbole | kuairec | kuairand | landing (your own)"
+    )
     directory: str | None = Field(
         None,
-        description="ninerec, microlens, recbole: the folder to read; landing: a folder with events/ and catalogue.*",
+        description="of a public set: the folder to read; landing: a folder with events/ and catalogue.*",
     )
     videos: int = Field(120, ge=8, description="simulated: number of videos")
     viewers: int = Field(400, ge=8, description="simulated: number of viewers")
@@ -69,7 +71,7 @@ class SourceConfig(Settings):
 
     @model_validator(mode="after")
     def _directory_is_given_where_needed(self) -> SourceConfig:
-        if self.kind in ("ninerec", "microlens", "recbole") and not self.directory:
+        if self.kind not in ("simulated", "landing") and not self.directory:
             raise ValueError(f"source.kind={self.kind!r} needs source.directory, the folder that holds the set")
         return self
 
