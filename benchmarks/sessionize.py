@@ -96,15 +96,23 @@ def _watch(process: psutil.Popen) -> tuple[float, float]:
             break
         for one in family:
             try:
-                total += one.memory_full_info().pss
+                total += _pss(one.pid)
                 times = one.cpu_times()
                 cpu[one.pid] = times.user + times.system
-            except psutil.Error:
-                continue
+            except (psutil.Error, OSError):
+                continue  # it has just ended
         peak = max(peak, total / 2**20)
-        time.sleep(0.2)
+        time.sleep(0.3)
     process.wait()
     return peak, sum(cpu.values())
+
+
+def _pss(pid: int) -> int:
+    """Proportional set size in bytes; pages that processes share are counted once in all."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def _keep(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Readers of Kuaishou's public logs, which have clocks and watch times: KuaiRec (arXiv 2202.10842), KuaiRand (arXiv 2208.08696).
+"""Readers of Kuaishou's logs, which have clocks and watch times: KuaiRec (arXiv 2202.10842), KuaiRand (arXiv 2208.08696).
 
 KuaiRec: big_matrix.csv (or small_matrix.csv where that alone is there), and kuairec_caption_category.csv for titles.
 KuaiRand: log_standard_*.csv and log_random_*.csv; it has no titles. A row is a view; a like, comment or share of it is one
