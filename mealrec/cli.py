@@ -152,6 +152,28 @@ def ingest_recbole(
     _ingest("recbole", directory, lake, as_json)
 
 
+@sources.command("kuairec")
+def ingest_kuairec(
+    directory: Annotated[Path, typer.Argument(help="Folder (or its parent) with big_matrix.csv or small_matrix.csv.")],
+    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
+    as_json: AsJson = False,
+) -> None:
+    """KuaiRec: big_matrix.csv, else small_matrix.csv, and kuairec_caption_category.csv for titles."""
+    _ingest("kuairec", directory, lake, as_json)
+
+
+@sources.command("kuairand")
+def ingest_kuairand(
+    directory: Annotated[
+        Path, typer.Argument(help="Folder (or its parent) with log_standard_*.csv, log_random_*.csv.")
+    ],
+    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
+    as_json: AsJson = False,
+) -> None:
+    """KuaiRand: all of its log_*.csv; likes, comments and forwards become events of their own."""
+    _ingest("kuairand", directory, lake, as_json)
+
+
 def _stage_command(name: str, does: str, *stages: str) -> None:
     """Add a command that runs `stages` (default: the stage of its own name)."""
 

@@ -22,18 +22,38 @@ from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Predict
 from mealrec.redaction import redact
 from mealrec.training.settings import Matmul, TrainSettings
 
-SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "landing"]
+SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "kuairec", "kuairand", "landing"]
+EventField = Literal["event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device"]
 VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
+
+
+class ColumnRule(Settings):
+    """Where one of our fields stands in a team's own log. A plain text is short for its name."""
+
+    name: str | None = Field(None, min_length=1, description="the log's own name of the field; None: ours")
+    unit: Literal["s", "ms", "us", "ns"] = Field("ms", description="of timestamp, watch_ms and duration_ms")
+    values: dict[str, str] = Field({}, description="the log's values to ours, such as play to view; others stay")
+    constant: str | None = Field(None, min_length=1, description="the same value for every row, such as view")
+    from_content: bool = Field(
+        False, description="event_id alone: made from viewer, video, event type and time, for logs that have none"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_is_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class SourceConfig(Settings):
     """Where events and videos come from."""
 
-    kind: SourceKind = Field("landing", description="simulated | ninerec | microlens | recbole | landing (your own)")
+    kind: SourceKind = Field(
+        "landing", description="simulated | ninerec | microlens | recbole | kuairec | kuairand | landing (your own)"
+    )
     directory: str | None = Field(
         None,
-        description="ninerec, microlens, recbole: the folder to read; landing: a folder with events/ and catalogue.*",
+        description="of a public set: the folder to read; landing: a folder with events/ and catalogue.*",
     )
     videos: int = Field(120, ge=8, description="simulated: number of videos")
     viewers: int = Field(400, ge=8, description="simulated: number of viewers")
@@ -42,6 +62,9 @@ class SourceConfig(Settings):
         None, description="UTC day YYYY-MM-DD: event files of later days, by the day in their names, are left out"
     )
     clips: str | None = Field(None, description="simulated: cut topic segments from this folder of real clips")
+    columns: dict[EventField, ColumnRule] = Field(
+        {}, description="our field to where it stands in the log; a field that is not named here has our name there"
+    )
 
     @field_validator("through")
     @classmethod
@@ -50,7 +73,7 @@ class SourceConfig(Settings):
 
     @model_validator(mode="after")
     def _directory_is_given_where_needed(self) -> SourceConfig:
-        if self.kind in ("ninerec", "microlens", "recbole") and not self.directory:
+        if self.kind not in ("simulated", "landing") and not self.directory:
             raise ValueError(f"source.kind={self.kind!r} needs source.directory, the folder that holds the set")
         return self
 
@@ -77,6 +100,22 @@ class SessionizeConfig(Settings):
     max_watch_ratio: float = Field(20.0, gt=0, description="loops watched; a longer watch is quarantined")
     earliest: str = Field("2010-01-01", description="UTC day; an earlier timestamp is quarantined")
     latest: str = Field("2100-01-01", description="UTC day; a timestamp from this day on is quarantined as future")
+    late_days: int | None = Field(
+        None, ge=0, description="an event this many days older than the day in its file's name is too late; None: never"
+    )
+    clock_skew_minutes: int | None = Field(
+        None, ge=0, description="an event this long after the day in its file's name is from the future; None: never"
+    )
+    max_field_bytes: int = Field(1024, ge=16, description="a longer identifier or device is quarantined")
+    max_line_bytes: int = Field(2**20, ge=1024, le=2**26, description="a longer line of a text file is quarantined")
+    bot_events_a_minute: int | None = Field(
+        600, ge=1, description="a viewer with more events in one minute is a machine: that day of theirs is quarantined"
+    )
+    viewer_key_variable: str | None = Field(
+        None,
+        pattern=r"^[A-Z_][A-Z0-9_]*$",
+        description="environment variable with the key that viewers' ids are hashed with (HMAC-SHA256); None: not hashed",
+    )
     user_core: int = Field(3, ge=1, description="k-core: least interactions of a viewer")
     item_core: int = Field(1, ge=1, description="k-core: least interactions of a video")
     buckets: int = Field(4, ge=1, description="hash buckets of the sequences table")

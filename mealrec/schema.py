@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-# raw event files (landing/events/*.jsonl), one JSON object a line
+# fields of a record in the raw event files (landing/events/, JSONL, CSV or Parquet)
 EVENT_COLUMNS = ("event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device")
 # catalogue file (landing/catalogue.jsonl | .csv | .parquet); uri and title may be null
 CATALOGUE_COLUMNS = ("video_id", "uri", "title")
 
 INTERACTIONS = "interactions"
 QUARANTINE = "quarantine"
+INPUTS = "inputs"
 ITEMS = "items"
 SEQUENCES = "sequences"
 FEATURES = "features"
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("event_type", pa.string()),
             ("timestamp_ms", pa.int64()),
             ("session_id", pa.string()),
+            ("session_start_ms", pa.int64()),
             ("session_position", pa.int32()),
             ("watch_ms", pa.int64()),
             ("duration_ms", pa.int64()),
@@ -44,11 +46,25 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", pa.string()),
             ("key", pa.string()),  # event_id or video_id when it could be read
             ("detail", pa.string()),
-            ("payload", pa.string()),  # the raw record as it came
+            ("payload", pa.string()),  # the raw record as it came; of Parquet as JSON
             ("source_file", pa.string()),
-            ("line", pa.int64()),  # 1-based line in source_file; null where there is none
+            ("line", pa.int64()),  # 1-based line (Parquet: row) in source_file; null where there is none
             ("stage", pa.string()),  # partition: sessionize | extract
-            ("ingest_date", pa.string()),  # partition: day of the landing file (sessionize), day of the run (extract)
+            # partition. extract: day of the run. sessionize: day of the event, or undated-<day of its file> where the
+            # record has no time to believe; `undated` without a day in the file's name
+            ("ingest_date", pa.string()),
+        ]
+    ),
+    # what `interactions` was made from: how a night finds what is new
+    INPUTS: pa.schema(
+        [
+            ("kind", pa.string()),  # file: a raw event file; day: a day of interactions; video: one of the catalogue
+            ("name", pa.string()),  # the file's path below events/, the day, the video_id
+            ("size", pa.int64()),  # of a file, bytes
+            ("mtime_ns", pa.int64()),
+            ("days", pa.list_(pa.string())),  # of a file: days that its records fall on, rejected ones too
+            ("sessions", pa.int64()),  # of a day: sessions that start on it
+            ("positive", pa.int64()),
         ]
     ),
     ITEMS: pa.schema(
@@ -127,6 +143,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 PARTITIONS: dict[str, tuple[str, ...]] = {
     INTERACTIONS: ("event_date",),
     QUARANTINE: ("stage", "ingest_date"),
+    INPUTS: (),
     ITEMS: (),
     SEQUENCES: ("bucket",),
     FEATURES: ("bucket",),
@@ -136,17 +153,21 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
 
 # reason codes of the quarantine table; the simulator's truth uses the same words
 EVENT_REASONS = (
-    "unparseable",  # not a JSON object
+    "unparseable",  # not a record of its file's format
+    "oversize_field",  # a line, identifier or device longer than sessionize.max_line_bytes or max_field_bytes
     "missing_key",  # event_id, user_id, video_id or timestamp absent or empty
     "bad_type",  # a field is of the wrong type
     "impossible_time",  # before sessionize.earliest
-    "future",  # at or after sessionize.latest
+    "future",  # at or after sessionize.latest, or later than its file by more than sessionize.clock_skew_minutes
+    "too_late",  # older than its file by more than sessionize.late_days
     "negative_watch",
     "watch_too_long",  # watch_ms / duration_ms above sessionize.max_watch_ratio
     "bad_duration",  # duration_ms zero or negative
     "unknown_event_type",
     "unknown_video",  # video_id is not in the catalogue
-    "duplicate_event",  # same event_id, later copy
+    "duplicate_event",  # same viewer, UTC day and event_id, later copy
+    "duplicate_content",  # same viewer, video, event type and time under another event_id
+    "bot_like_rate",  # a day on which a viewer passes sessionize.bot_events_a_minute
 )
 # "interaction" is what public sets give: a positive signal of unstated kind
 EVENT_TYPES = ("view", "like", "share", "favorite", "comment", "interaction")

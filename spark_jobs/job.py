@@ -32,6 +32,7 @@ class Job:
     digest: str
     run_id: str
     claim: Claim | None
+    full: bool = False
 
     def say(self, line: str) -> None:
         print(f"{PROGRESS}{line}", file=sys.stderr, flush=True)
@@ -46,11 +47,12 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     parser.add_argument("--digest", default="", help="digest of inputs and settings, kept in the commit")
     parser.add_argument("--run-id", default="", help="identifier of the pipeline run, kept in the commit")
     parser.add_argument("--claim", type=Claim.from_json, help="JSON of the claim that the commits are bound to")
+    parser.add_argument("--full", action="store_true", help="make everything anew, whatever was committed")
     arguments = parser.parse_args()
     config = load(json.loads(arguments.config.read_text()))
     spark = build(name, config.spark)
     lake, landing = Lake(config.lake, config.work), Landing(arguments.landing, config.source.through)
-    job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim)
+    job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim, arguments.full)
     try:
         summary = run(job)
     except (ValueError, RuntimeError) as error:  # ours: readable as they are

@@ -1,6 +1,10 @@
-"""spark-submit spark_jobs/run_sessionize.py --config run.json --landing DIR --summary out.json
+"""spark-submit spark_jobs/run_sessionize.py --config run.json --landing DIR --summary out.json [--full]
 
-Raw event files -> tables `quarantine` (stage=sessionize) and `interactions`.
+Raw event files -> tables `quarantine` (stage=sessionize), `inputs` and `interactions`, in that order: the last one's commit is
+what makes the night done, and it names the versions of the others that belong to it.
+
+A night reads new files and those that share a day with them (spark_jobs.night). One shuffle by viewer; Arrow and numpy do the
+work inside the tasks (spark_jobs.tasks), which write the tables' parts themselves. Cost: linear in the records read.
 """
 
 from __future__ import annotations
@@ -8,62 +12,87 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pyspark import StorageLevel
-from pyspark.sql import functions as F
-
-from mealrec.lake import Provenance
-from mealrec.schema import INTERACTIONS, QUARANTINE
+from mealrec.schema import INTERACTIONS
+from mealrec.stages.sessionize import settings_digest
 from mealrec.stages.summary import StageSummary
+from spark_jobs import commit, engine, night
 from spark_jobs.job import Job, main
-from spark_jobs.parse import parsed, raw_lines
-from spark_jobs.sessionize import interactions
-from spark_jobs.validate import checked, rejected
-from spark_jobs.write import write_files
+from spark_jobs.validate import day_number
+
+STAGE = "sessionize"
 
 
 def run(job: Job) -> dict[str, Any]:
     began = time.monotonic()
-    config = job.config.sessionize
-    files = [str(p) for p in job.landing.event_files()]
-    job.say(f"reading {len(files)} event files")
-    ids = job.landing.catalogue().select(["video_id"]).to_pandas()
-    catalogue = job.spark.createDataFrame(ids, "video_id string")
-    rows = checked(parsed(raw_lines(job.spark, files)), catalogue, config).persist(StorageLevel.MEMORY_AND_DISK)
-    counts = {r["reason"]: int(r["count"]) for r in rows.groupBy("reason").count().collect()}
-    good, quarantined = counts.pop(None, 0), dict(sorted(counts.items()))
-    total = good + sum(quarantined.values())
-    _stop_when_too_bad(total, good, quarantined, config.max_quarantine_share)
-    job.say(f"{total} rows: {good} valid, {total - good} to quarantine")
-    valid = interactions(rows.where(F.col("reason").isNull()), config).persist(StorageLevel.MEMORY_AND_DISK)
-    figures = valid.agg(
-        F.countDistinct("session_id").alias("sessions"),
-        F.countDistinct("user_id").alias("viewers"),
-        F.sum(F.col("is_positive").cast("int")).alias("positive"),
-    ).first()
+    files = job.landing.named_files()
+    stats = {name: (path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
+    videos = frozenset(job.landing.catalogue()["video_id"].to_pylist())
+    settings = settings_digest(job.config)
+    last = "a rebuild was asked for" if job.full else night.last_night(job.lake, settings)
+    found = night.changes(job.lake, last, stats, videos)
+    work = engine.Engine(job, files, videos)
+    if found.why is not None or isinstance(last, str):
+        job.say(f"reading all {len(files)} event files: {found.why}")
+        made, touched = work.whole(), None
+    else:
+        made, touched = _night(job, work, last, found)
+    _stop_when_too_bad(made.rows, made.good, made.reasons, job.config.sessionize.max_quarantine_share, touched is None)
+    job.say(f"{made.rows} rows: {made.good} valid, {made.rows - made.good} to quarantine")
+    base = None if touched is None else last
+    assert not isinstance(base, str)
+    plan = commit.prepare(job.lake, base, made, touched, found.gone)
     summary = StageSummary(
-        stage="sessionize",
-        seconds=0.0,
-        rows_in=total,
-        rows_out=good,
-        quarantined=quarantined,
+        stage=STAGE,
+        seconds=round(time.monotonic() - began, 3),
+        rows_in=plan.rows + sum(plan.reasons.values()),
+        rows_out=plan.rows,
+        quarantined=plan.reasons,
         table=INTERACTIONS,
-        details={name: int(figures[name] or 0) for name in ("sessions", "viewers", "positive")} | {"files": len(files)},
+        details={
+            "sessions": sum(s for s, _ in plan.per_day.values()),
+            "positive": sum(p for _, p in plan.per_day.values()),
+            "files": len(files),
+            "read": {"rows": made.rows, "files": made.files, "days": len(made.days_written)},
+            night.SETTINGS_KEY: settings,
+        },
     )
-    bad_files = write_files(rejected(rows), job.lake, QUARANTINE)
-    good_files = write_files(valid.sortWithinPartitions("user_id", "timestamp_ms"), job.lake, INTERACTIONS)
-    summary = summary.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
-    made = Provenance("sessionize", job.digest, job.run_id, summary=summary.counts(), claim=job.claim)
-    # quarantine first: the interactions' commit is what marks the stage as done
-    job.lake.commit_files(
-        QUARANTINE, bad_files, made, mode="overwrite", partition_filters=[("stage", "=", "sessionize")]
-    )
-    version = job.lake.commit_files(INTERACTIONS, good_files, made, mode="overwrite")
+    version = commit.commit(job, plan, summary, stats, videos)
     job.say(f"committed {INTERACTIONS} version {version}")
     return summary.model_copy(update={"version": version}).model_dump()
 
 
-def _stop_when_too_bad(total: int, good: int, quarantined: dict[str, int], share: float) -> None:
-    if good == 0:
+def _night(job: Job, work: engine.Engine, last: night.Last, found: night.Changes) -> tuple[engine.Made, frozenset[int]]:
+    """What is made anew, and the days it replaces."""
+    fresh_days = work.days_of(sorted(found.fresh))
+    touched = frozenset(found.reopened)
+    for name in found.fresh:
+        touched |= fresh_days[name]
+    for name in found.gone:
+        touched |= last.days_of_file[name]
+    kept = {name: days for name, days in last.days_of_file.items() if name not in found.gone}
+    reread = sorted(name for name, days in kept.items() if days & touched)
+    job.say(
+        f"{len(found.fresh)} new event files touch {len(touched)} days; reading {len(reread)} files more that share them"
+    )
+    moved: frozenset[int] = frozenset()
+    there = {day_number(day) for day in commit.days_there(job.lake, last.interactions)}
+    while True:
+        beside = night.neighbours(touched, there, moved, job.config.sessionize.gap_minutes)
+        made = work.days(sorted(found.fresh), reread, touched, beside, last.interactions)
+        further = made.moved - moved
+        beyond = night.neighbours(touched, there, moved | further, job.config.sessionize.gap_minutes)
+        if beyond.after == beside.after:
+            break
+        made.discard(job.lake, made.days_written)
+        moved |= further
+    unmoved = beside.after - made.moved
+    made.discard(job.lake, unmoved)
+    made.days_of_file = {**kept, **fresh_days}
+    return made, touched | (beside.after - unmoved)
+
+
+def _stop_when_too_bad(total: int, good: int, quarantined: dict[str, int], share: float, whole: bool) -> None:
+    if good == 0 and (total or whole):
         raise ValueError(f"no valid event in {total} rows; rejected: {quarantined or 'the files are empty'}")
     if total - good > share * total:
         raise ValueError(

@@ -1,119 +1,229 @@
-"""Validation: every raw line becomes a typed row or one reason (mealrec.schema.EVENT_REASONS, first that applies)."""
+"""Validation: every raw record becomes a typed row or one reason (mealrec.schema.EVENT_REASONS, first that applies).
+
+Plain Arrow and numpy on one batch: nothing here knows Spark. Whether a record is rejected here depends on the record, its
+file's name, the catalogue and the settings alone; copies and machines are for spark_jobs.sessionize, which sees a viewer's day.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
 
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mealrec.config import SessionizeConfig
-from mealrec.schema import EVENT_TYPES, QUARANTINE
-from spark_jobs.columns import conform
+from mealrec.schema import EVENT_REASONS, EVENT_TYPES
+from spark_jobs.values import IDENTIFIERS, NUMBERS, TEXTS
 
-ISO_WITH_ZONE = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:?\d{2})$"
-NUMBER = r"^-?\d+(\.\d+)?$"
-REQUIRED = ("event_id", "user_id", "video_id", "timestamp")
-
-
-def checked(parsed: DataFrame, catalogue: DataFrame, config: SessionizeConfig) -> DataFrame:
-    """Typed columns plus `reason` and `detail`, both null for a valid row.
-
-    parsed: spark_jobs.parse.parsed; catalogue: one column video_id. Duplicates are found among otherwise valid rows: of one
-    event_id the copy with the smallest (timestamp, file, line) stays.
-    """
-    known = catalogue.select(F.col("video_id"), F.lit(True).alias("is_known")).distinct()
-    typed = _typed(parsed).join(known, "video_id", "left")
-    judged = typed.withColumn("verdict", _verdict(config))
-    order = Window.partitionBy("event_id", F.col("verdict").isNull()).orderBy("timestamp_ms", "source_file", "line")
-    copies = judged.withColumn("copy", F.row_number().over(order))
-    is_copy = F.col("verdict").isNull() & (F.col("copy") > 1)
-    duplicate = _because("duplicate_event", F.concat(F.lit("event_id seen before: "), "event_id"))
-    return copies.withColumn("verdict", F.when(is_copy, duplicate).otherwise(F.col("verdict"))).select(
-        "*", F.col("verdict.reason").alias("reason"), F.col("verdict.detail").alias("detail")
-    )
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+NO_DAY = -(2**31)  # of a file whose name has none
+# what is shuffled: a judged record, or a row of `interactions` that its neighbours need to see (context)
+JUDGED = pa.schema(
+    [
+        *[(name, pa.string()) for name in TEXTS],
+        *[(name, pa.int64()) for name in NUMBERS],
+        ("payload", pa.string()),
+        ("file", pa.int32()),  # place among all files; null for context
+        ("line", pa.int64()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("day", pa.int32()),  # days since 1970; null where there is no time to believe
+        ("start_ms", pa.int64()),  # context: its session's start and its position there
+        ("position", pa.int32()),
+    ]
+)
+Mask = npt.NDArray[np.bool_]
 
 
-def rejected(frame: DataFrame) -> DataFrame:
-    """Quarantine rows of `checked`: the raw line as it came, its place, and why."""
-    day = F.regexp_extract("source_file", r"(\d{4}-\d{2}-\d{2})", 1)
-    return conform(
-        frame.where(F.col("reason").isNotNull()).select(
-            "*",
-            F.col("event_id").alias("key"),
-            F.lit("sessionize").alias("stage"),
-            F.when(day == "", "unknown").otherwise(day).alias("ingest_date"),
-        ),
-        QUARANTINE,
-    )
+@dataclass(frozen=True)
+class Rules:
+    """What a record is judged by. file_days: of each file, the day in its name. key: viewers' ids are hashed with it."""
+
+    config: SessionizeConfig
+    known: frozenset[str]
+    file_days: Sequence[int]
+    from_content: bool = False
+    key: bytes | None = None
 
 
-def _typed(parsed: DataFrame) -> DataFrame:
-    text = F.trim("timestamp")
-    from_iso = F.unix_millis(F.when(text.rlike(ISO_WITH_ZONE), F.expr("try_cast(trim(timestamp) as timestamp)")))
-    from_number = F.when(text.rlike(NUMBER), F.expr("try_cast(try_cast(trim(timestamp) as decimal(30, 6)) as bigint)"))
-    return parsed.select(
-        "*",
-        F.coalesce(from_number, from_iso).alias("timestamp_ms"),
-        F.expr("try_cast(try_cast(watch_ms as decimal(30, 6)) as bigint)").alias("watch"),
-        F.expr("try_cast(try_cast(duration_ms as decimal(30, 6)) as bigint)").alias("duration"),
-    )
+def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
+    """JUDGED from records of one file: `reason` and `detail` are null for a valid one, `payload` is kept of text records and of
+    what is rejected."""
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    if rules.key is not None:
+        columns = _hashed(columns, rules.key)
+    if rules.from_content:
+        columns["event_id"] = _content_ids(columns)
+    times = columns["timestamp_ms"]
+    stamp = np.asarray(times.fill_null(0))
+    believed = np.asarray(times.is_valid()) & ~_too_early(stamp, rules) & ~_future(stamp, file, rules)
+    believed &= ~_too_late(stamp, file, rules)
+    verdicts = _verdicts(columns, stamp, file, rules)
+    code = np.zeros(batch.num_rows, dtype=np.int8)
+    for reason, mask in verdicts.items():
+        code[(code == 0) & mask] = EVENT_REASONS.index(reason) + 1
+    rejected = np.flatnonzero(code)
+    reasons: list[str | None] = [None] * batch.num_rows
+    details: list[str | None] = [None] * batch.num_rows
+    if len(rejected):
+        rows = pa.RecordBatch.from_pydict(columns).take(pa.array(rejected)).to_pylist()
+        for at, row in zip(rejected.tolist(), rows, strict=True):
+            reasons[at] = EVENT_REASONS[code[at] - 1]
+            details[at] = _detail(reasons[at] or "", row, rules.config)
+        columns["payload"] = _payloads(columns["payload"], rejected, rows, hashed=rules.key is not None)
+    rows_in = batch.num_rows
+    columns |= {
+        "file": pa.array(np.full(rows_in, file, dtype=np.int32)),
+        "reason": pa.array(reasons, pa.string()),
+        "detail": pa.array(details, pa.string()),
+        "day": pa.array((stamp // DAY_MS).astype(np.int32), mask=~believed),
+        "start_ms": pa.nulls(rows_in, pa.int64()),
+        "position": pa.nulls(rows_in, pa.int32()),
+    }
+    return pa.RecordBatch.from_arrays([columns[name] for name in JUDGED.names], schema=JUDGED)
 
 
-def _verdict(config: SessionizeConfig) -> Column:
-    """Null for a valid row, else a struct (reason, detail); `when` keeps the order of EVENT_REASONS."""
-    missing = F.concat_ws(", ", *[F.when(_empty(name), F.lit(name)) for name in REQUIRED])
-    bad_type = F.concat_ws(", ", *[F.when(bad, F.lit(name)) for name, bad in _bad_types().items()])
-    ratio = F.col("watch") / F.nullif(F.col("duration"), F.lit(0))
-    too_long = F.col("duration").isNotNull() & (F.col("duration") > 0) & (ratio > config.max_watch_ratio)
-    types = ", ".join(EVENT_TYPES)
-    return (
-        F.when(~F.col("is_object"), _because("unparseable", F.lit("the line is not a JSON object in UTF-8")))
-        .when(missing != "", _because("missing_key", F.concat(F.lit("absent or empty: "), missing)))
-        .when(bad_type != "", _because("bad_type", F.concat(F.lit("not of the expected type: "), bad_type)))
-        .when(
-            F.col("timestamp_ms") < _ms(config.earliest),
-            _because("impossible_time", _said("timestamp", f"before {config.earliest}")),
-        )
-        .when(
-            F.col("timestamp_ms") >= _ms(config.latest),
-            _because("future", _said("timestamp", f"not before {config.latest}")),
-        )
-        .when(F.col("watch") < 0, _because("negative_watch", _said("watch_ms", "below 0")))
-        .when(
-            too_long,
-            _because("watch_too_long", _said("watch_ms", f"more than {config.max_watch_ratio:g} times duration_ms")),
-        )
-        .when(F.col("duration") <= 0, _because("bad_duration", _said("duration_ms", "not above 0")))
-        .when(
-            F.coalesce(~F.col("event_type").isin(*EVENT_TYPES), F.lit(True)),
-            _because("unknown_event_type", _said("event_type", f"not one of {types}")),
-        )
-        .when(F.col("is_known").isNull(), _because("unknown_video", _said("video_id", "not in the catalogue")))
-    )
-
-
-def _bad_types() -> dict[str, Column]:
-    """Which fields hold something that is not what they should be (identifiers must be scalars)."""
-    nested = {name: F.trim(name).rlike(r"^[\[{]") for name in ("event_id", "user_id", "video_id")}
-    return nested | {
-        "timestamp": F.col("timestamp_ms").isNull(),
-        "watch_ms": F.col("watch_ms").isNotNull() & F.col("watch").isNull(),
-        "duration_ms": F.col("duration_ms").isNotNull() & F.col("duration").isNull(),
+def _verdicts(columns: dict[str, pa.Array], stamp: npt.NDArray[np.int64], file: int, rules: Rules) -> dict[str, Mask]:
+    """In the order of EVENT_REASONS."""
+    config = rules.config
+    broken = columns["broken"]
+    oversize_line = _mask(pc.starts_with(broken, "oversize"))
+    missing = np.asarray(columns["timestamp_ms"].is_null()) & ~_is_wrong(columns, "timestamp")
+    oversize = np.zeros(len(stamp), dtype=bool)
+    for name in TEXTS:
+        oversize |= _mask(pc.greater(pc.binary_length(columns[name]), config.max_field_bytes))
+    for name in IDENTIFIERS:
+        empty = _mask(pc.equal(pc.utf8_trim_whitespace(columns[name]), "")) | np.asarray(columns[name].is_null())
+        missing |= empty & ~_is_wrong(columns, name)
+    watch = np.asarray(columns["watch_ms"].fill_null(0))
+    length = np.asarray(columns["duration_ms"].fill_null(1))
+    both = np.asarray(columns["watch_ms"].is_valid()) & np.asarray(columns["duration_ms"].is_valid())
+    return {
+        "unparseable": np.asarray(broken.is_valid()) & ~oversize_line,
+        "oversize_field": oversize_line | oversize,
+        "missing_key": missing,
+        "bad_type": np.asarray(columns["wrong"].is_valid()),
+        "impossible_time": _too_early(stamp, rules),
+        "future": _future(stamp, file, rules),
+        "too_late": _too_late(stamp, file, rules),
+        "negative_watch": watch < 0,
+        "watch_too_long": both & (length > 0) & (watch / np.maximum(length, 1) > config.max_watch_ratio),
+        "bad_duration": length <= 0,
+        "unknown_event_type": ~_among(columns["event_type"], EVENT_TYPES),
+        "unknown_video": ~_among(columns["video_id"], rules.known),
     }
 
 
-def _empty(name: str) -> Column:
-    return F.col(name).isNull() | (F.trim(name) == "")
+def _mask(column: pa.Array) -> Mask:
+    return np.asarray(pc.fill_null(column, False))
 
 
-def _because(reason: str, detail: Column) -> Column:
-    return F.struct(F.lit(reason).alias("reason"), detail.alias("detail"))
+def _is_wrong(columns: dict[str, pa.Array], name: str) -> Mask:
+    """Present, but of the wrong type: `wrong` names it."""
+    return _mask(pc.match_substring_regex(columns["wrong"], rf"\b{name}\b"))
 
 
-def _said(name: str, what: str) -> Column:
-    return F.concat(F.lit(f"{name} is "), F.coalesce(F.substring(name, 1, 100), F.lit("null")), F.lit(f", {what}"))
+def _among(column: pa.Array, known: Any) -> Mask:
+    """Looked up once a distinct value, not once a row."""
+    coded = column.dictionary_encode()
+    if not len(coded.dictionary):
+        return np.zeros(len(column), dtype=bool)
+    hits = np.array([value in known for value in coded.dictionary.to_pylist()])
+    return hits[np.asarray(coded.indices.fill_null(0))] & np.asarray(column.is_valid())
+
+
+def _too_early(stamp: npt.NDArray[np.int64], rules: Rules) -> Mask:
+    return stamp < _ms(rules.config.earliest)
+
+
+def _future(stamp: npt.NDArray[np.int64], file: int, rules: Rules) -> Mask:
+    late, skew, day = stamp >= _ms(rules.config.latest), rules.config.clock_skew_minutes, rules.file_days[file]
+    if skew is None or day == NO_DAY:
+        return late
+    return late | (stamp >= (day + 1) * DAY_MS + skew * MINUTE_MS)
+
+
+def _too_late(stamp: npt.NDArray[np.int64], file: int, rules: Rules) -> Mask:
+    window, day = rules.config.late_days, rules.file_days[file]
+    if window is None or day == NO_DAY:
+        return np.zeros(len(stamp), dtype=bool)
+    return stamp < (day - window) * DAY_MS
 
 
 def _ms(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def day_number(day: str) -> int:
+    """Days since 1970-01-01 of YYYY-MM-DD."""
+    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
+
+
+def day_name(number: int) -> str:
+    return date.fromordinal(number + date(1970, 1, 1).toordinal()).isoformat()
+
+
+def _detail(reason: str, row: dict[str, Any], config: SessionizeConfig) -> str:
+    def said(name: str, what: str) -> str:
+        field = "timestamp_ms" if name == "timestamp" else name
+        return f"{name} is {str(row[field])[:100]}, {what}"
+
+    missing = [n for n in IDENTIFIERS if not (row[n] or "").strip()] + ["timestamp"] * (row["timestamp_ms"] is None)
+    long = [n for n in TEXTS if len((row[n] or "").encode()) > config.max_field_bytes]
+    return {
+        "unparseable": lambda: row["broken"],
+        "oversize_field": lambda: row["broken"] or f"longer than {config.max_field_bytes} bytes: {', '.join(long)}",
+        "missing_key": lambda: f"absent or empty: {', '.join(missing)}",
+        "bad_type": lambda: f"not of the expected type: {row['wrong']}",
+        "impossible_time": lambda: said("timestamp", f"before {config.earliest}"),
+        "future": lambda: said(
+            "timestamp",
+            f"not before {config.latest}"
+            if row["timestamp_ms"] >= _ms(config.latest)
+            else f"more than {config.clock_skew_minutes} minutes after the day of its file",
+        ),
+        "too_late": lambda: said("timestamp", f"more than {config.late_days} days before the day of its file"),
+        "negative_watch": lambda: said("watch_ms", "below 0"),
+        "watch_too_long": lambda: said("watch_ms", f"more than {config.max_watch_ratio:g} times duration_ms"),
+        "bad_duration": lambda: said("duration_ms", "not above 0"),
+        "unknown_event_type": lambda: said("event_type", f"not one of {', '.join(EVENT_TYPES)}"),
+        "unknown_video": lambda: said("video_id", "not in the catalogue"),
+    }[reason]()
+
+
+def as_payload(row: dict[str, Any]) -> str:
+    """A record without its raw text as JSON of our fields."""
+    fields = {"timestamp" if n == "timestamp_ms" else n: row[n] for n in (*TEXTS, *NUMBERS)}
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _payloads(raw: pa.Array, rejected: npt.NDArray[np.intp], rows: list[dict[str, Any]], *, hashed: bool) -> pa.Array:
+    """With hashed viewers the raw text, which names them, is not kept: file and line say where it is."""
+    kept = raw.to_pylist()
+    for at, row in zip(rejected.tolist(), rows, strict=True):
+        if row["broken"] is None and (hashed or kept[at] is None):
+            kept[at] = as_payload(row)
+    return pa.array(kept, pa.string())
+
+
+def _hashed(columns: dict[str, pa.Array], key: bytes) -> dict[str, pa.Array]:
+    coded = columns["user_id"].dictionary_encode()
+    named = [hmac.new(key, u.encode(), hashlib.sha256).hexdigest()[:32] for u in coded.dictionary.to_pylist()]
+    users = pa.DictionaryArray.from_arrays(coded.indices, pa.array(named, pa.string())).dictionary_decode()
+    return columns | {"user_id": users, "payload": pa.nulls(len(users), pa.string())}
+
+
+def _content_ids(columns: dict[str, pa.Array]) -> pa.Array:
+    fields = (columns[name].to_pylist() for name in ("user_id", "video_id", "event_type", "timestamp_ms"))
+    return pa.array(
+        [hashlib.sha256("|".join(map(str, row)).encode()).hexdigest()[:16] for row in zip(*fields, strict=True)]
+    )

@@ -1,6 +1,7 @@
 """The landing folder: raw event files and the catalogue, as a source leaves them and the stages find them.
 
-<landing>/events/*.jsonl      one JSON object a line (schema.EVENT_COLUMNS), many files
+<landing>/events/...          many files, also in folders: *.jsonl, *.csv, *.jsonl.gz, *.csv.gz, *.parquet (fields:
+                              schema.EVENT_COLUMNS, or those that source.columns names)
 <landing>/catalogue.jsonl     or .csv or .parquet: video_id, uri, title (uri and title may be null)
 <landing>/videos/...          files that relative uris point to
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from stat import S_ISREG
 
@@ -22,6 +24,7 @@ from mealrec.config import RunConfig, digest
 from mealrec.lake import Lake
 from mealrec.schema import CATALOGUE_COLUMNS
 
+EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
 
 
@@ -42,19 +45,25 @@ class Landing:
 
     def event_files(self) -> list[Path]:
         """Event files sorted by name. Raises SourceError when the folder is absent or holds none (up to `through`)."""
-        files = sorted(p for p in self.events.glob("*.jsonl") if p.is_file()) if self.events.is_dir() else []
+        return list(self.named_files().values())
+
+    def named_files(self) -> dict[str, Path]:
+        """Event files by name, which is their path below events/, in the names' order; hidden ones and those that begin with
+        an underscore are somebody's work in progress. Raises SourceError as `event_files` does."""
+        found = {p.relative_to(self.events).as_posix(): p for p in self.events.rglob("*") if p.is_file()}
+        files = {name: found[name] for name in sorted(found) if name.endswith(EVENT_SUFFIXES) and not _hidden(name)}
         if not files:
-            raise SourceError(f"no event files: expected {self.events}/*.jsonl")
+            raise SourceError(f"no event files: expected {self.events}/*.jsonl, .csv, .parquet (.jsonl.gz, .csv.gz)")
         if self.through is None:
             return files
-        chosen = [p for p in files if day_of(p) <= self.through]
+        chosen = {name: path for name, path in files.items() if day_of(path, name) <= self.through}
         if not chosen:
-            raise SourceError(f"no event file up to {self.through}: the first is {files[0]}")
+            raise SourceError(f"no event file up to {self.through}: the first is {next(iter(files.values()))}")
         return chosen
 
     def event_days(self) -> list[str]:
         """The days in the event files' names, oldest first. Raises SourceError for a file whose name has none."""
-        return sorted({day_of(p) for p in self.event_files()})
+        return sorted({day_of(path, name) for name, path in self.named_files().items()})
 
     def catalogue_file(self) -> Path:
         """The catalogue. Raises SourceError when none of the known names is there."""
@@ -94,7 +103,7 @@ class Landing:
 
     def events_fingerprint(self) -> str:
         """Digest of the event files' names, sizes and change times: what the sessionize stage was given."""
-        return digest([[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in self.event_files()])
+        return digest([[name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in self.named_files().items()])
 
     def catalogue_fingerprint(self) -> str:
         """Digest of the catalogue and of the size and change time of every local video it points to."""
@@ -125,12 +134,26 @@ def locate(config: RunConfig) -> Landing:
     return Landing(Lake(config.lake, config.work).folder("landing"), config.source.through)
 
 
-def day_of(file: Path) -> str:
-    """YYYY-MM-DD in an event file's name."""
-    found = re.search(r"\d{4}-\d{2}-\d{2}", file.name)
-    if found is None:
+def day_of(file: Path, name: str) -> str:
+    """YYYY-MM-DD in an event file's name, or in its folder's."""
+    day = day_in(name)
+    if day is None:
         raise SourceError(f"{file}: its name has no day (YYYY-MM-DD), so it can't be taken or left by its day")
-    return found.group()
+    return day
+
+
+def day_in(name: str) -> str | None:
+    """The last calendar day YYYY-MM-DD in a name; None where there is none."""
+    for found in reversed(re.findall(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)", name)):
+        try:
+            return date.fromisoformat(found).isoformat()
+        except ValueError:
+            continue
+    return None
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
 
 
 def _read(path: Path) -> pa.Table:

@@ -32,6 +32,9 @@ class Interaction:
     video: str
     rank: int
     timestamp_ms: int | None = None
+    event_type: str = "interaction"
+    watch_ms: int | None = None
+    duration_ms: int | None = None
 
 
 class Contents(NamedTuple):
@@ -144,9 +147,9 @@ def _event(row: Interaction) -> dict[str, Any]:
         "event_id": f"{row.user}-{row.rank}",
         "user_id": row.user,
         "video_id": row.video,
-        "event_type": "interaction",
+        "event_type": row.event_type,
         "timestamp": when,
-        "watch_ms": None,
-        "duration_ms": None,
+        "watch_ms": row.watch_ms,
+        "duration_ms": row.duration_ms,
         "device": None,
     }

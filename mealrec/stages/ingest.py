@@ -39,11 +39,18 @@ def ingest(config: RunConfig, *, run_id: str = "") -> StageSummary:
         skipped, rows = True, 0
         details |= {"files": len(landing.event_files()), "videos": landing.catalogue().num_rows}
     else:
+        from mealrec.sources.kuai import read_kuairand, read_kuairec
         from mealrec.sources.microlens import read_microlens
         from mealrec.sources.ninerec import read_ninerec
         from mealrec.sources.recbole import read_recbole
 
-        readers = {"ninerec": read_ninerec, "microlens": read_microlens, "recbole": read_recbole}
+        readers = {
+            "ninerec": read_ninerec,
+            "microlens": read_microlens,
+            "recbole": read_recbole,
+            "kuairec": read_kuairec,
+            "kuairand": read_kuairand,
+        }
         found, skipped = readers[source.kind](Path(source.directory or ""), landing)
         rows = int(found["interactions"])
         details |= {"videos": found["videos"], "synthetic_time": found["synthetic_time"]}

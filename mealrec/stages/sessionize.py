@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
+import os
 
 from mealrec import __version__
 from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
-from mealrec.schema import INTERACTIONS, QUARANTINE
+from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
 from mealrec.sources.landing import Landing, locate
 from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
+
+FORM = 2  # of the tables: a newer form is made anew as a whole
+OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
 
 log = logging.getLogger("mealrec.sessionize")
 
@@ -24,12 +30,23 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     if done is not None:
         log.info("up to date: %s version %d", INTERACTIONS, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
-    claim = lake.claim("sessionize", run_id, QUARANTINE, INTERACTIONS)
+    claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
+    arguments += ["--full"] if full else []
     return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
 
 
 def sessionize_digest(config: RunConfig, landing: Landing) -> str:
     """What `interactions` is made from."""
     known_videos = landing.catalogue()["video_id"].to_pylist()
-    return digest("sessionize", __version__, config.sessionize, landing.events_fingerprint(), known_videos)
+    return digest("sessionize", settings_digest(config), landing.events_fingerprint(), known_videos)
+
+
+def settings_digest(config: RunConfig) -> str:
+    """What every record is judged by, the files and the catalogue apart: a night can build on one with the same."""
+    judged_by = config.sessionize.model_dump(mode="json", exclude=OF_SEQUENCES)
+    columns = {name: rule.model_dump() for name, rule in config.source.columns.items()}
+    variable = config.sessionize.viewer_key_variable
+    key = os.environ.get(variable, "") if variable else ""
+    sign = hmac.new(key.encode(), b"mealrec viewer key", hashlib.sha256).hexdigest()[:16] if variable else ""
+    return digest("sessionize", FORM, __version__, judged_by, columns, sign)

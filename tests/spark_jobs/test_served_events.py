@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pytest
+import pyarrow as pa
 
 from mealrec.schema import EVENT_TYPES
 from mealrec.serving.events import is_positive, unfit
 from mealrec.serving.journal import Journal
 from mealrec.serving.messages import LARGEST_MS, Event
-from tests.spark_jobs.test_transforms import BASE, CONFIG, event
-
-pytestmark = pytest.mark.spark
+from spark_jobs import outcome
+from spark_jobs.records import Columns, records
+from spark_jobs.units import parts_of
+from spark_jobs.validate import Rules, day_number, judge
+from tests.spark_jobs.test_transforms import BASE, CONFIG, event, labelled
 
 ODD_IDS = (
     'a"b\\c',
@@ -41,22 +42,19 @@ def accepted() -> list[Event]:
     return [Event.model_validate(row) for row in rows]
 
 
-def test_what_is_accepted_is_never_quarantined_and_is_liked_alike(spark: Any, tmp_path: Path) -> None:
-    from spark_jobs.parse import parsed, raw_lines
-    from spark_jobs.sessionize import interactions
-    from spark_jobs.validate import checked
-
+def test_what_is_accepted_is_never_quarantined_and_is_liked_alike(tmp_path: Path) -> None:
     events = accepted()
     assert unfit(events, CONFIG) == []
     journal = Journal(tmp_path / "events")
     name = journal.append(events, "2026-01-05")
     journal.close()
-    catalogue = spark.createDataFrame([("v1",)], "video_id string")
-    found = checked(parsed(raw_lines(spark, [str(tmp_path / "events" / name)])), catalogue, CONFIG)
-    rows = found.collect()
+    rules = Rules(CONFIG, frozenset(["v1"]), [day_number("2026-01-05")])
+    parts = parts_of([str(tmp_path / "events" / name)], [0], lambda parts: [])
+    batches = [judge(b, 0, rules) for b in records(parts[0], Columns({}), CONFIG.max_line_bytes)]
+    rows = labelled(pa.Table.from_batches(batches))
     assert len(rows) == len(events)
-    assert {row["event_id"]: row["detail"] for row in rows if row["reason"] is not None} == {}
-    liked = {row["event_id"]: row["is_positive"] for row in interactions(found, CONFIG).collect()}
+    assert {r["event_id"]: r["detail"] for r in rows.to_pylist() if r["reason"] is not None} == {}
+    liked = {r["event_id"]: r["is_positive"] for r in outcome.interactions(rows.combine_chunks(), CONFIG).to_pylist()}
     assert liked == {e.event_id: is_positive(e, CONFIG) for e in events}
 
 

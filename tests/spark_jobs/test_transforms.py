@@ -1,19 +1,24 @@
-"""The transforms against short oracles, on shuffled rows."""
+"""The transforms against short oracles, on shuffled rows. Those of sessionizing are plain Arrow and need no Spark."""
 
 from __future__ import annotations
 
+import hmac
 import json
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from mealrec.config import SessionizeConfig
 from mealrec.schema import EVENT_REASONS
-
-pytestmark = pytest.mark.spark
+from spark_jobs import outcome
+from spark_jobs.records import Columns, records
+from spark_jobs.sessionize import ORDER, label
+from spark_jobs.units import parts_of
+from spark_jobs.validate import Rules, day_number, judge
 
 CONFIG = SessionizeConfig(earliest="2026-01-01", latest="2026-02-01", gap_minutes=30)
 BASE = 1_767_600_000_000
@@ -34,18 +39,46 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
     return {k: v for k, v in (row | changes).items() if v is not ...}
 
 
-def checked(spark: Any, folder: Path, lines: list[str], files: int = 2, videos: tuple[str, ...] = ("v1", "v2")) -> Any:
-    from spark_jobs.parse import parsed, raw_lines
-    from spark_jobs.validate import checked as check
-
+def judged(
+    folder: Path,
+    lines: list[str],
+    files: int = 2,
+    videos: tuple[str, ...] = ("v1", "v2"),
+    config: SessionizeConfig = CONFIG,
+    **rules: Any,
+) -> tuple[pa.Table, list[str]]:
+    """Lines dealt to files, read and judged: JUDGED rows, and the files' names."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for n in range(files):
         path = folder / f"events-2026-01-{n + 5:02d}.jsonl"
         path.write_text("".join(f"{line}\n" for line in lines[n::files]))
         paths.append(str(path))
-    catalogue = spark.createDataFrame([(v,) for v in videos], "video_id string")
-    return check(parsed(raw_lines(spark, paths)), catalogue, CONFIG)
+    days = [day_number(f"2026-01-{n + 5:02d}") for n in range(files)]
+    made = Rules(config, frozenset(videos), days, **rules)
+    batches = [
+        judge(batch, part.file, made)
+        for part in parts_of(paths, range(files), lambda parts: [])
+        for batch in records(part, Columns({}), config.max_line_bytes)
+    ]
+    return pa.Table.from_batches(batches), [Path(p).name for p in paths]
+
+
+def labelled(table: pa.Table, config: SessionizeConfig = CONFIG, batch: int = 7) -> pa.Table:
+    """As the shuffle brings them: sorted, in batches that are cut anywhere."""
+    ordered = table.sort_by([(name, "ascending") for name in ORDER]).combine_chunks()
+    return pa.concat_tables(list(label(ordered.to_batches(max_chunksize=batch), config)))
+
+
+def outcomes(
+    folder: Path, lines: list[str], files: int = 2, config: SessionizeConfig = CONFIG, **more: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `interactions` and of `quarantine`."""
+    table, names = judged(folder, lines, files, config=config, **more)
+    rows = labelled(table, config)
+    bad = rows["reason"].combine_chunks().is_valid()
+    good = outcome.interactions(rows.filter(pa.compute.invert(bad)).combine_chunks(), config)
+    return good.to_pylist(), outcome.rejects(rows.filter(bad), names).to_pylist()
 
 
 BAD = {
@@ -62,13 +95,20 @@ BAD = {
         json.dumps(event(7, timestamp="yesterday")),
     ],
     "impossible_time": [json.dumps(event(8, timestamp=86_400_000))],
-    "future": [json.dumps(event(9, timestamp=BASE + 400 * 86_400_000))],
+    "oversize_field": [json.dumps(event(30, device="d" * 1025)), json.dumps(event(31, pad="x" * 2**20))],
+    "too_late": [json.dumps(event(32, timestamp="2026-01-02T23:59:59.999Z"))],
+    "future": [
+        json.dumps(event(9, timestamp=BASE + 400 * 86_400_000)),
+        json.dumps(event(33, timestamp="2026-01-09T00:00:00Z")),
+    ],
     "negative_watch": [json.dumps(event(10, watch_ms=-1))],
     "watch_too_long": [json.dumps(event(11, watch_ms=50_000))],
     "bad_duration": [json.dumps(event(12, duration_ms=0)), json.dumps(event(13, duration_ms=-5))],
     "unknown_event_type": [json.dumps(event(14, event_type="teleport")), json.dumps(event(15, event_type=None))],
     "unknown_video": [json.dumps(event(16, video_id="v404"))],
-    "duplicate_event": [json.dumps(event(100, timestamp=BASE + 999 * MINUTE))],
+    "duplicate_event": [json.dumps(event(100, timestamp=BASE + 900 * MINUTE))],
+    "duplicate_content": [json.dumps(event(100, event_id="f100"))],
+    "bot_like_rate": [json.dumps(event(200 + n, user_id="machine", timestamp=BASE + n)) for n in range(31)],
 }
 GOOD = [
     json.dumps(event(100)),
@@ -79,46 +119,97 @@ GOOD = [
 ]
 
 
-def test_every_reason_is_given_to_what_deserves_it_and_nothing_is_lost(spark: Any, tmp_path: Path) -> None:
-    from spark_jobs.validate import rejected
+STRICT = CONFIG.model_copy(update={"late_days": 2, "clock_skew_minutes": 2880, "bot_events_a_minute": 30})
 
+
+def test_every_reason_is_given_to_what_deserves_it_and_nothing_is_lost(tmp_path: Path) -> None:
     assert set(BAD) == set(EVENT_REASONS)
     lines = GOOD + [line for bad in BAD.values() for line in bad]
     random.Random(1).shuffle(lines)
     lines = [line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for line in lines]
-    rows = checked(spark, tmp_path, [*lines, "", "   "]).cache()
-    found = Counter(r["reason"] for r in rows.select("reason").collect())
-    assert found == Counter({None: len(GOOD), **{reason: len(bad) for reason, bad in BAD.items()}})
-    kept = {r["payload"]: r for r in rejected(rows).collect()}
-    assert set(kept) == set(lines) - set(GOOD)
+    good, bad = outcomes(tmp_path, [*lines, "", "   "], config=STRICT)
+    assert Counter(r["reason"] for r in bad) == Counter({reason: len(rows) for reason, rows in BAD.items()})
+    assert {r["event_id"] for r in good} == {"e100", "e101", "e102", "e103", "e104"}
+    kept = {r["payload"]: r for r in bad}
+    assert {p[: 2**20] for p in set(lines) - set(GOOD)} == set(kept)
     one = kept[BAD["watch_too_long"][0]]
-    assert one["key"] == "e11" and "watch_ms is 50000" in one["detail"] and one["stage"] == "sessionize"
+    assert one["key"] == "e11" and "watch_ms is 50000" in one["detail"]
+    assert kept[BAD["unknown_video"][0]]["key"] == "v404"
     file = tmp_path / one["source_file"]
     assert file.read_text().splitlines()[one["line"] - 1] == one["payload"]
-    assert one["ingest_date"] in one["source_file"]
 
 
-def test_times_in_all_legal_forms_become_utc_milliseconds(spark: Any, tmp_path: Path) -> None:
-    rows = {r["event_id"]: r["timestamp_ms"] for r in checked(spark, tmp_path, GOOD).collect()}
-    assert rows["e100"] == BASE + 100 * MINUTE
-    assert rows["e101"] == 1_767_780_000_000
-    assert rows["e102"] == 1_767_776_400_250
-    assert rows["e104"] == BASE
+def test_the_first_reason_in_the_list_is_the_one_that_is_given(tmp_path: Path) -> None:
+    wrong = {"event_type": "teleport", "video_id": "v404", "duration_ms": -1, "watch_ms": -1}
+    cases = [
+        ("unknown_event_type", event(1, event_type="teleport", video_id="v404")),
+        ("bad_duration", event(2, event_type="teleport", duration_ms=-1)),
+        ("negative_watch", event(3, **wrong)),
+        ("impossible_time", event(4, **wrong, timestamp=1)),
+        ("bad_type", event(5, **wrong | {"watch_ms": "soon"}, timestamp=1)),
+        ("missing_key", event(6, **wrong | {"watch_ms": "soon"}, user_id=None)),
+        ("oversize_field", event(7, **wrong, user_id=None, device="d" * 2000)),
+    ]
+    _, bad = outcomes(tmp_path, [json.dumps(row) for _, row in cases])
+    assert [r["reason"] for r in sorted(bad, key=lambda r: json.loads(r["payload"])["event_id"])] == [
+        r for r, _ in cases
+    ]
 
 
-def test_an_empty_log_day_is_no_reason_to_stop(spark: Any, tmp_path: Path) -> None:
-    rows = checked(spark, tmp_path, GOOD[:1], files=3)
-    assert [r["reason"] for r in rows.collect()] == [None]
+def test_times_in_all_legal_forms_become_utc_milliseconds(tmp_path: Path) -> None:
+    found = {r["event_id"]: r["timestamp_ms"] for r in outcomes(tmp_path, GOOD)[0]}
+    assert found["e100"] == BASE + 100 * MINUTE
+    assert found["e101"] == 1_767_780_000_000
+    assert found["e102"] == 1_767_776_400_250
+    assert found["e104"] == BASE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2024-02-29T23:59:59.999Z", 1_709_251_199_999),  # a leap day
+        ("2023-02-29T00:00:00Z", None),
+        ("2026-03-29T02:30:00+01:00", 1_774_747_800_000),  # an hour that clocks in Berlin skip
+        ("2026-10-25T02:30:00+02:00", 1_792_888_200_000),  # the hour that they show twice
+        ("2026-10-25T02:30:00+01:00", 1_792_891_800_000),
+        ("2026-01-07T24:00:00Z", None),
+        ("2026-01-07T10:00:00", None),  # whose ten o'clock?
+        ("1e12", 1_000_000_000_000),
+        ("1767600000000.9", 1_767_600_000_000),
+        ("99999999999999999999", None),
+        ("-1", -1),
+        ("0x10", None),
+    ],
+)
+def test_a_clock_is_read_in_utc_or_not_at_all(text: str, expected: int | None) -> None:
+    from spark_jobs.values import clock
+
+    values, wrong = clock(pa.array([text, "1", None]), "ms")
+    assert values.to_pylist() == [expected, 1, None]
+    assert (wrong is not None and wrong.to_pylist() == [True, False, False]) == (expected is None)
+
+
+def test_an_empty_log_day_is_no_reason_to_stop(tmp_path: Path) -> None:
+    good, bad = outcomes(tmp_path, GOOD[:1], files=3)
+    assert len(good) == 1 and bad == []
+
+
+def test_hashed_viewers_leave_no_name_behind(tmp_path: Path) -> None:
+    lines = [json.dumps(event(n, user_id="alice")) for n in range(3)] + [json.dumps(event(0, user_id="alice"))]
+    lines += [json.dumps(event(9, user_id="alice", watch_ms=-1)), '{"user_id": "alice", "broken']
+    good, bad = outcomes(tmp_path, lines, key=b"a key of some length")
+    expected = hmac.new(b"a key of some length", b"alice", "sha256").hexdigest()[:32]
+    assert {r["user_id"] for r in good} == {expected} and len(bad) == 3
+    assert "alice" not in json.dumps([good, bad])
+    other, _ = outcomes(tmp_path, lines, key=b"another key of ours")
+    assert {r["user_id"] for r in other}.isdisjoint(r["user_id"] for r in good)
 
 
 def random_log(seed: int) -> list[dict[str, Any]]:
     draw = random.Random(seed)
-    rows = [
-        event(
-            n, user_id=f"u{draw.randint(1, 5)}", timestamp=BASE + draw.choice([0, 1, 29, 30, 31, 100]) * MINUTE * n // 3
-        )
-        for n in range(80)
-    ]
+    times = [BASE + draw.choice([0, 1, 29, 30, 31, 100]) * MINUTE * n // 3 for n in range(80)]
+    # a video of its own each: at equal times nothing is a copy of another
+    rows = [event(n, user_id=f"u{draw.randint(1, 5)}", video_id=f"v{n}", timestamp=at) for n, at in enumerate(times)]
     draw.shuffle(rows)
     return rows
 
@@ -136,21 +227,18 @@ def oracle_sessions(rows: list[dict[str, Any]]) -> set[tuple[str, str, int]]:
     return {(user, event_id, start) for event_id, (user, start) in out.items()}
 
 
-def sessions(spark: Any, folder: Path, rows: list[dict[str, Any]], files: int = 2) -> dict[str, Any]:
-    from spark_jobs.sessionize import interactions
-
-    table = interactions(checked(spark, folder, [json.dumps(r) for r in rows], files=files), CONFIG)
-    return {r["event_id"]: r for r in table.collect()}
+def sessions(folder: Path, rows: list[dict[str, Any]], files: int = 2, batch: int = 7) -> dict[str, Any]:
+    table, _ = judged(folder, [json.dumps(r) for r in rows], files, videos=tuple(f"v{n}" for n in range(100)))
+    made = labelled(table, CONFIG, batch)
+    assert made["reason"].null_count == len(made), made["detail"].drop_null()
+    return {r["event_id"]: r for r in outcome.interactions(made.combine_chunks(), CONFIG).to_pylist()}
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_sessions_agree_with_twenty_lines_of_python(spark: Any, tmp_path: Path, seed: int) -> None:
+def test_sessions_agree_with_twenty_lines_of_python(tmp_path: Path, seed: int) -> None:
     rows = random_log(seed)
-    found = sessions(spark, tmp_path, rows)
-    starts: dict[str, int] = {}
-    for row in sorted(found.values(), key=lambda r: (r["timestamp_ms"], r["event_id"])):
-        starts.setdefault(row["session_id"], row["timestamp_ms"])
-    got = {(r["user_id"], r["event_id"], starts[r["session_id"]]) for r in found.values()}
+    found = sessions(tmp_path, rows)
+    got = {(r["user_id"], r["event_id"], r["session_start_ms"]) for r in found.values()}
     assert got == oracle_sessions(rows)
     by_session = defaultdict(list)
     for row in found.values():
@@ -162,17 +250,17 @@ def test_sessions_agree_with_twenty_lines_of_python(spark: Any, tmp_path: Path, 
         assert order == sorted(order)
 
 
-def test_session_ids_do_not_depend_on_order_files_or_other_viewers(spark: Any, tmp_path: Path) -> None:
+def test_session_ids_do_not_depend_on_order_files_or_other_viewers(tmp_path: Path) -> None:
     rows = random_log(3)
-    first = sessions(spark, tmp_path / "a", rows)
-    again = sessions(spark, tmp_path / "b", rows[::-1], files=3)
-    alone = sessions(spark, tmp_path / "c", [r for r in rows if r["user_id"] == "u1"], files=1)
+    first = sessions(tmp_path / "a", rows)
+    again = sessions(tmp_path / "b", rows[::-1], files=3, batch=2)
+    alone = sessions(tmp_path / "c", [r for r in rows if r["user_id"] == "u1"], files=1)
     ids = {k: (r["session_id"], r["session_position"]) for k, r in first.items()}
     assert ids == {k: (r["session_id"], r["session_position"]) for k, r in again.items()}
     assert all(ids[k] == (r["session_id"], r["session_position"]) for k, r in alone.items())
 
 
-def test_positive_is_a_long_view_or_a_positive_event(spark: Any, tmp_path: Path) -> None:
+def test_positive_is_a_long_view_or_a_positive_event(tmp_path: Path) -> None:
     rows = [
         event(1, watch_ms=300),
         event(2, watch_ms=299),
@@ -180,7 +268,7 @@ def test_positive_is_a_long_view_or_a_positive_event(spark: Any, tmp_path: Path)
         event(4, event_type="comment", watch_ms=1000),
         event(5, watch_ms=None),
     ]
-    found = sessions(spark, tmp_path, rows)
+    found = sessions(tmp_path, rows)
     assert {k: r["is_positive"] for k, r in found.items()} == {
         "e1": True,
         "e2": False,
@@ -188,7 +276,7 @@ def test_positive_is_a_long_view_or_a_positive_event(spark: Any, tmp_path: Path)
         "e4": False,
         "e5": False,
     }
-    assert found["e1"]["watch_ratio"] == 0.3 and found["e1"]["event_date"] == "2026-01-05"
+    assert found["e1"]["watch_ratio"] == 0.3
 
 
 def oracle_kcore(pairs: set[tuple[str, str]], user_core: int, item_core: int) -> set[tuple[str, str]]:
@@ -200,6 +288,7 @@ def oracle_kcore(pairs: set[tuple[str, str]], user_core: int, item_core: int) ->
         pairs = kept
 
 
+@pytest.mark.spark
 def test_the_k_core_agrees_with_peeling_by_hand(spark: Any) -> None:
     from spark_jobs.kcore import kcore
 
@@ -211,6 +300,7 @@ def test_the_k_core_agrees_with_peeling_by_hand(spark: Any) -> None:
     assert oracle_kcore(pairs, 3, 4) not in (set(), pairs) and rounds > 1
 
 
+@pytest.mark.spark
 def test_the_item_index_is_dense_ordered_and_append_only(spark: Any) -> None:
     from spark_jobs.items import items
 
@@ -228,6 +318,7 @@ def test_the_item_index_is_dense_ordered_and_append_only(spark: Any) -> None:
     assert later == {"a": 1, "c": 2, "b": 3, "d": 4, "0": 5}
 
 
+@pytest.mark.spark
 def test_sequences_are_chronological_first_occurrences_with_boundaries_and_splits(spark: Any) -> None:
     from spark_jobs.sequences import SplitTimes, positive_pairs, sequences, split_times
 

@@ -1,0 +1,135 @@
+"""The sessionize stage beside DuckDB and Polars on generated rows: same files, same work, two cores, one after the other.
+
+    python benchmarks/sessionize.py --rows 10000000 --format parquet
+
+Each engine is a process of its own; its wall time is that of the whole process, start-up included (for mealrec: the command,
+and the spark-submit that it starts). Peak memory is that of the process and all its children together (proportional set size).
+All must agree on rows and sessions, or nothing is reported. Ends with one row each; `--out` adds the run to a result file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from event_log import write_log
+
+from mealrec.bench.quality import commit_of
+from mealrec.bench.results import hardware
+
+HERE = Path(__file__).parent
+ENGINES = ("mealrec", "duckdb", "polars")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--format", choices=("parquet", "jsonl", "csv"), default="parquet")
+    parser.add_argument("--engines", default=",".join(ENGINES), help=f"some of {','.join(ENGINES)}")
+    parser.add_argument("--scratch", type=Path, help="folder for the log and the outputs; default: a temporary one")
+    parser.add_argument("--out", type=Path, help="result file that this run is added to")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="sessionize-") as scratch:
+        landing = Path(scratch) / "landing"
+        write_log(landing, arguments.rows, arguments.format)
+        print(f"{arguments.rows} rows of {arguments.format} written", file=sys.stderr, flush=True)
+        found = [_measured(name, landing, Path(scratch), arguments) for name in arguments.engines.split(",")]
+    answers = {name["engine"]: (name["rows_out"], name["sessions"]) for name in found}
+    if len(set(answers.values())) != 1:
+        sys.exit(f"the engines do not agree on (rows, sessions): {answers}")
+    if arguments.out:
+        _keep(arguments, found)
+    for row in found:
+        rate = arguments.rows / row["seconds"]
+        print(f"{row['engine']:8} {row['seconds']:8.1f} s {row['peak_mb']:8.0f} MB {rate:12,.0f} rows/s")
+
+
+def _measured(name: str, landing: Path, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    out = scratch / name
+    if name == "mealrec":
+        command = [sys.executable, "-m", "mealrec.cli", "stage", "sessionize", "--lake", str(out), "--json"]
+        settings = {
+            "source.directory": str(landing),
+            "spark.master": "local[2]",
+            "sessionize.bot_events_a_minute": "null",  # the peers don't look for machines
+        }
+        command += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    else:
+        command = [sys.executable, str(HERE / "sessionize_peers.py"), name, str(landing), str(out), arguments.format]
+    load = psutil.getloadavg()[0]
+    began = time.monotonic()
+    with tempfile.TemporaryFile("w+") as answer:
+        process = psutil.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True)
+        peak, cpu = _watch(process)
+        seconds = time.monotonic() - began
+        answer.seek(0)
+        said = answer.read()
+    if process.returncode:
+        sys.exit(f"{name} ended with status {process.returncode}:\n{process.stderr.read()[-3000:]}")
+    body = json.loads(said.splitlines()[-1])
+    if name == "mealrec":
+        stage = body["stages"]["sessionize"]
+        body = {"rows_out": stage["rows_out"], "sessions": stage["details"]["sessions"]}
+    print(f"{name}: {seconds:.1f} s, {cpu:.0f} s of processor", file=sys.stderr, flush=True)
+    shutil.rmtree(out)
+    figures = {"seconds": round(seconds, 2), "processor_s": round(cpu, 1), "peak_mb": round(peak), "load_before": load}
+    return {"engine": name, **figures, **body}
+
+
+def _watch(process: psutil.Popen) -> tuple[float, float]:
+    """Peak MB and processor seconds of the process and everything below it, until it ends."""
+    peak, cpu = 0.0, {}
+    while process.poll() is None:
+        total = 0
+        try:
+            family = [process, *process.children(recursive=True)]
+        except psutil.Error:
+            break
+        for one in family:
+            try:
+                total += _pss(one.pid)
+                times = one.cpu_times()
+                cpu[one.pid] = times.user + times.system
+            except (psutil.Error, OSError):
+                continue  # it has just ended
+        peak = max(peak, total / 2**20)
+        time.sleep(0.3)
+    process.wait()
+    return peak, sum(cpu.values())
+
+
+def _pss(pid: int) -> int:
+    """Proportional set size in bytes; pages that processes share are counted once in all."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _keep(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> None:
+    held = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"format": 1, "runs": []}
+    run = {
+        "command": f"python benchmarks/sessionize.py --rows {arguments.rows} --format {arguments.format}",
+        "rows": arguments.rows,
+        "input": arguments.format,
+        "hardware": hardware(),
+        "commit": commit_of(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "engines": found,
+    }
+    same = (run["rows"], run["input"])
+    held["runs"] = [r for r in held["runs"] if (r["rows"], r["input"]) != same] + [run]
+    arguments.out.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The Spark side of sessionizing: one shuffle by viewer between reading tasks and writing tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from pathlib import Path
+
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from mealrec.lake import Lake
+from mealrec.schema import INTERACTIONS, QUARANTINE
+from spark_jobs import tasks, units
+from spark_jobs.job import Job
+from spark_jobs.night import Neighbours
+from spark_jobs.progress import followed
+from spark_jobs.records import Columns, Part
+from spark_jobs.sessionize import ORDER
+from spark_jobs.validate import JUDGED, NO_DAY, Rules, day_name, day_number
+
+
+@dataclass
+class Made:
+    """What the tasks wrote and counted: parts by table with their rows, before anything is committed."""
+
+    parts: Mapping[str, dict[str, int]]
+    reasons: dict[str, int]
+    good: int  # valid rows of the files read, context not counted
+    days_written: frozenset[int]
+    per_day: dict[str, tuple[int, int]]
+    moved: frozenset[int]
+    days_of_file: Mapping[str, frozenset[int]]
+    files: int
+
+    @property
+    def rows(self) -> int:
+        return self.good + sum(self.reasons.values())
+
+    def discard(self, lake: Lake, days: frozenset[int]) -> None:
+        """Take back what was written of these days of `interactions`."""
+        filesystem, root = lake.filesystem(INTERACTIONS)
+        names = {day_name(day) for day in days}
+        for path in list(self.parts[INTERACTIONS]):
+            if path.split("/")[0].removeprefix("event_date=") in names:
+                filesystem.delete_file(f"{root}/{path}")
+                del self.parts[INTERACTIONS][path]
+        for name in names:
+            self.per_day.pop(name, None)
+
+
+class Engine:
+    """Reads and sessionizes any choice of the landing's files."""
+
+    def __init__(self, job: Job, files: Mapping[str, Path], videos: frozenset[str]) -> None:
+        from mealrec.sources.landing import day_in
+
+        self.job, self.config = job, job.config.sessionize
+        self.names = list(files)
+        self.paths = [str(path) for path in files.values()]
+        self.number = {name: n for n, name in enumerate(self.names)}
+        days = [day_in(name) for name in self.names]
+        self.file_days = [NO_DAY if day is None else day_number(day) for day in days]
+        self.columns = Columns(job.config.source.columns)
+        # a million identifiers would be sent with every task otherwise
+        self.videos = job.spark.sparkContext.broadcast(sorted(videos))
+
+    def whole(self) -> Made:
+        """Everything from every file."""
+        reading = self._reading(self.names, tasks.Wanted())
+        return self._write(self._rows(reading), frozenset(), self.paths, len(self.names))
+
+    def days_of(self, names: Sequence[str]) -> dict[str, frozenset[int]]:
+        """Days that the records of each file fall on."""
+        reading = self._reading(names, tasks.Wanted())
+        found: dict[str, set[int]] = {name: set() for name in names}
+        if names:
+            rows = self._numbers(reading).mapInArrow(partial(tasks.days_of, reading), tasks.DAYS_FOUND).distinct()
+            for row in rows.collect():
+                if row["day"] is not None:
+                    found[self.names[row["file"]]].add(row["day"])
+        return {name: frozenset(days) for name, days in found.items()}
+
+    def days(
+        self, fresh: Sequence[str], reread: Sequence[str], touched: frozenset[int], beside: Neighbours, version: int
+    ) -> Made:
+        """The touched days from the files, the neighbours' sessions from version `version` of the table."""
+        undated = frozenset(self.number[name] for name in fresh)
+        names = sorted({*fresh, *reread})
+        reading = self._reading(names, tasks.Wanted(touched, undated))
+        rows = self._rows(reading)
+        context = self._context(beside, version)
+        rows = rows if context is None else rows.unionByName(context)
+        paths = [self.paths[self.number[name]] for name in names]
+        return self._write(rows, beside.trusted, paths, len(names))
+
+    def _reading(self, names: Sequence[str], wanted: tasks.Wanted) -> tasks.Reading:
+        numbers = [self.number[name] for name in names]
+        parts = units.parts_of([self.paths[n] for n in numbers], numbers, self._count_lines)
+        key = _key(self.config.viewer_key_variable)
+        from_content = self.columns.rules["event_id"].from_content
+        rules = partial(_rules, self.config, self.videos, self.file_days, from_content, self.config.viewer_key_variable)
+        assert key is None or self.config.viewer_key_variable
+        return tasks.Reading(units.units_of(parts), self.columns, rules, wanted)
+
+    def _numbers(self, reading: tasks.Reading) -> DataFrame:
+        count = max(len(reading.units), 1)
+        return self.job.spark.range(0, len(reading.units), 1, count)
+
+    def _rows(self, reading: tasks.Reading) -> DataFrame:
+        return self._numbers(reading).mapInArrow(tasks.reader(reading), tasks.JUDGED_DDL)
+
+    def _count_lines(self, parts: Sequence[Part]) -> list[int]:
+        def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                ids = batch.column(0).to_pylist()
+                lines = [units.lines_in(parts[i]) for i in ids]
+                yield pa.RecordBatch.from_arrays([pa.array(ids), pa.array(lines, pa.int64())], names=["id", "lines"])
+
+        rows = self.job.spark.range(0, len(parts), 1, len(parts)).mapInArrow(count, "id bigint, lines bigint")
+        return [row["lines"] for row in sorted(rows.collect(), key=lambda row: row["id"])]
+
+    def _context(self, beside: Neighbours, version: int) -> DataFrame | None:
+        """Rows of `interactions` as JUDGED: whole days after, the last minutes of trusted ones."""
+        wanted = beside.after | beside.trusted
+        files = [
+            uri
+            for path, uri in zip(
+                self.job.lake.files(INTERACTIONS, version), self.job.lake.file_uris(INTERACTIONS, version), strict=True
+            )
+            if day_number(path.split("/")[0].removeprefix("event_date=")) in wanted
+        ]
+        if not files:
+            return None
+        rows = self.job.spark.read.option("basePath", self.job.lake.uri(INTERACTIONS)).parquet(*files)
+        rows = rows.withColumn("day", F.unix_date(F.col("event_date").cast("date")))
+        near = [(F.col("day") == day) & (F.col("timestamp_ms") >= since) for day, since in beside.since_ms.items()]
+        after = F.col("day").isin(*beside.after) if beside.after else F.lit(False)
+        rows = rows.where(reduce(lambda a, b: a | b, near, after))
+        here = {"start_ms": F.col("session_start_ms"), "position": F.col("session_position")}
+        absent = ("payload", "file", "line", "reason", "detail")
+        kinds = dict(part.split(" ") for part in tasks.JUDGED_DDL.split(", "))
+        return rows.select(
+            *[
+                (F.lit(None) if name in absent else here.get(name, F.col(name))).cast(kinds[name]).alias(name)
+                for name in JUDGED.names
+            ]
+        )
+
+    def _write(self, rows: DataFrame, trusted: frozenset[int], paths: Sequence[str], files: int) -> Made:
+        partitions = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions)
+        # records without a viewer are rejects: they go anywhere
+        placed = rows.repartition(partitions, F.coalesce("user_id", F.col("line").cast("string")))
+        writing = tasks.Writing(self.job.lake, self.config, self.names, self.file_days, trusted)
+        said = placed.sortWithinPartitions(*ORDER).mapInArrow(partial(tasks.write, writing), tasks.SAID)
+        with followed(self.job):
+            lines = said.collect()
+        return self._made(lines, files)
+
+    def _made(self, lines: Sequence[tuple[str, str, int, str | None]], files: int) -> Made:
+        parts: dict[str, dict[str, int]] = {INTERACTIONS: {}, QUARANTINE: {}}
+        counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("reason", "day", "moved", "file")}
+        more: dict[str, list[int]] = {}
+        for kind, name, rows, said in lines:
+            if kind in parts:
+                parts[kind][name] = rows
+            elif kind == "day_more":
+                sessions, positive = json.loads(said or "[0, 0]")
+                held = more.setdefault(name, [0, 0])
+                more[name] = [held[0] + sessions, held[1] + positive]
+            else:
+                counts[kind][name] += rows
+        days_of_file: dict[str, set[int]] = {name: set() for name in self.names}
+        for pair in counts["file"]:
+            number, _, day = pair.partition(":")
+            if day:
+                days_of_file[self.names[int(number)]].add(day_number(day))
+        reasons = dict(sorted(counts["reason"].items()))
+        return Made(
+            parts=parts,
+            reasons=reasons,
+            good=sum(counts["file"].values()) - sum(reasons.values()),
+            days_written=frozenset(map(day_number, counts["day"])),
+            per_day={day: (s, p) for day, (s, p) in more.items()},
+            moved=frozenset(day_number(day) for day, rows in counts["moved"].items() if rows),
+            days_of_file={name: frozenset(days) for name, days in days_of_file.items()},
+            files=files,
+        )
+
+
+def _rules(config, videos, file_days, from_content, variable) -> Rules:  # type: ignore[no-untyped-def]
+    """Made in the task: neither the catalogue nor the key travels with it."""
+    return Rules(config, frozenset(videos.value), file_days, from_content, _key(variable))
+
+
+def _key(variable: str | None) -> bytes | None:
+    """Raises ValueError, without the value, where the key is absent or short."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").encode()
+    if len(key) < 16:
+        raise ValueError(
+            f"sessionize.viewer_key_variable={variable!r}: the environment variable holds no key of at least 16 bytes"
+        )
+    return key

@@ -1,0 +1,129 @@
+"""Columns of any type to the three that a record has: text, whole numbers, UTC milliseconds. What can't be is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXTS = ("event_id", "user_id", "video_id", "event_type", "device")
+NUMBERS = ("timestamp_ms", "watch_ms", "duration_ms")
+IDENTIFIERS = ("event_id", "user_id", "video_id")
+PLAIN = r"^\s*-?\d{1,18}\s*$"
+NUMBER = re.compile(r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$")
+ISO_WITH_ZONE = re.compile(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}:?\d{2})$")
+UNIT_MS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+LARGEST = 2**63 - 1
+Typed = tuple[pa.Array, pa.Array | None]  # values, and where they could not be read (None: nowhere)
+
+
+def texts(column: pa.Array) -> Typed:
+    """Text; numbers as they are written. Objects and lists are wrong."""
+    kind = column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if pa.types.is_binary(kind) or pa.types.is_temporal(kind):
+            return pa.nulls(len(column), pa.string()), pc.is_valid(column)
+        return column.cast(pa.string()), None
+    column = column.cast(pa.string())
+    nested = pc.match_substring_regex(column, r"^\s*[\[{]")
+    return column, pc.fill_null(nested, False) if pc.any(nested).as_py() else None
+
+
+def integers(column: pa.Array, unit: str) -> Typed:
+    """Whole milliseconds; fractions are cut off."""
+    return _numbers(column, unit, lambda text: None)
+
+
+def clock(column: pa.Array, unit: str) -> Typed:
+    """UTC milliseconds of a number (epoch, in `unit`), ISO 8601 text with a zone, or a timestamp column with a zone."""
+    if pa.types.is_timestamp(column.type):
+        if column.type.tz is None:  # whose midnight is it?
+            return pa.nulls(len(column), pa.int64()), pc.is_valid(column)
+        return pc.floor_temporal(column, unit="millisecond").cast(pa.timestamp("ms", "UTC"), safe=False).cast(
+            pa.int64()
+        ), None
+    return _numbers(column, unit, _from_iso)
+
+
+def _numbers(column: pa.Array, unit: str, otherwise: Callable[[str], int | None]) -> Typed:
+    kind = column.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), pa.int64()), None
+    if pa.types.is_boolean(kind) or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
+        if pa.types.is_decimal(kind):
+            return _numbers(column.cast(pa.string()), unit, otherwise)
+        return pa.nulls(len(column), pa.int64()), pc.is_valid(column)
+    if pa.types.is_integer(kind):
+        if pa.types.is_uint64(kind):
+            return _numbers(column.cast(pa.string()), unit, otherwise)
+        return _scaled(column.cast(pa.int64()), unit)
+    if pa.types.is_floating(kind):
+        return _from_floats(column.cast(pa.float64()), unit)
+    return _from_texts(column.cast(pa.string()), unit, otherwise)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _scaled(column: pa.Array, unit: str) -> Typed:
+    if unit == "ms":
+        return column, None
+    values = np.asarray(column.fill_null(0))
+    valid = np.asarray(column.is_valid())
+    if unit == "s":
+        fits = np.abs(values) < LARGEST // 1000
+        wrong = valid & ~fits
+        return pa.array(np.where(fits, values, 0) * 1000, mask=~valid | wrong), pa.array(wrong) if wrong.any() else None
+    return pa.array(values // (1000 if unit == "us" else 1_000_000), mask=~valid), None
+
+
+def _from_floats(column: pa.Array, unit: str) -> Typed:
+    values = np.asarray(column.fill_null(np.nan)) * float(UNIT_MS[unit])
+    valid = np.asarray(column.is_valid())
+    fits = np.isfinite(values) & (np.abs(values) < 2.0**63)
+    wrong = valid & ~fits
+    whole = np.trunc(np.where(fits, values, 0)).astype(np.int64)
+    return pa.array(whole, mask=~fits), pa.array(wrong) if wrong.any() else None
+
+
+def _from_texts(column: pa.Array, unit: str, otherwise: Callable[[str], int | None]) -> Typed:
+    plain = pc.fill_null(pc.match_substring_regex(column, PLAIN), False)
+    values, wrong = _scaled(pc.utf8_trim_whitespace(pc.if_else(plain, column, None)).cast(pa.int64()), unit)
+    odd = np.flatnonzero(np.asarray(pc.and_(pc.is_valid(column), pc.invert(plain))))
+    if not len(odd):
+        return values, wrong
+    found, bad = values.to_pylist(), np.zeros(len(column), dtype=bool)
+    if wrong is not None:
+        bad |= np.asarray(wrong)
+    for at, text in zip(odd.tolist(), column.take(pa.array(odd)).to_pylist(), strict=True):
+        number = _from_number(text.strip(), unit)
+        number = otherwise(text.strip()) if number is None else number
+        found[at], bad[at] = number, number is None and text.strip() != ""
+    return pa.array(found, pa.int64()), pa.array(bad) if bad.any() else None
+
+
+def _from_number(text: str, unit: str) -> int | None:
+    if not NUMBER.match(text):
+        return None
+    try:
+        value = int(Decimal(text) * UNIT_MS[unit])
+    except (InvalidOperation, OverflowError):
+        return None
+    return value if abs(value) <= LARGEST else None
+
+
+def _from_iso(text: str) -> int | None:
+    if not ISO_WITH_ZONE.match(text):
+        return None
+    try:
+        return (datetime.fromisoformat(text) - EPOCH) // MILLISECOND
+    except (ValueError, OverflowError):
+        return None

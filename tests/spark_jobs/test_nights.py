@@ -1,0 +1,147 @@
+"""Nights that build on the one before end with the tables that a rebuild of everything gives, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
+from mealrec.lake import Lake
+from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
+from mealrec.sources.landing import Landing
+from mealrec.stages.sessionize import settings_digest
+from spark_jobs.job import Job
+from spark_jobs.night import neighbours
+from spark_jobs.run_sessionize import run
+
+DAY, MINUTE = 86_400_000, 60_000
+FIRST = 1_767_571_200_000  # 2026-01-05
+TABLES = {INTERACTIONS: ("event_id",), QUARANTINE: ("source_file", "line", "reason"), INPUTS: ("kind", "name")}
+
+
+class World:
+    """A landing folder whose days come one by one, and a lake."""
+
+    def __init__(self, spark: Any, root: Path, **settings: Any) -> None:
+        self.spark, self.root = spark, root
+        (root / "events").mkdir(parents=True)
+        self.videos(["v1", "v2", "v3"])
+        source = SourceConfig(kind="landing", directory=str(root))
+        options = {"latest": "2026-02-01", "bot_events_a_minute": 20, "max_quarantine_share": 0.9} | settings
+        self.config = RunConfig(lake=str(root / "lake"), source=source, sessionize=SessionizeConfig(**options))
+
+    def videos(self, names: list[str]) -> None:
+        text = "".join(json.dumps({"video_id": v, "uri": None, "title": None}) + "\n" for v in names)
+        (self.root / "catalogue.jsonl").write_text(text)
+
+    def file(self, name: str, rows: list[dict[str, Any] | str]) -> None:
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (self.root / "events" / name).write_text("".join(f"{line}\n" for line in lines))
+
+    def night(self, lake: str | None = None, *, full: bool = False) -> dict[str, Any]:
+        where = Lake(lake or self.config.lake)
+        claim = where.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS)
+        config = self.config.model_copy(update={"lake": where.root})
+        return run(Job(self.spark, config, where, Landing(self.root), "d", "", claim, full))
+
+    def same_as_a_rebuild(self) -> None:
+        other = str(self.root / f"rebuilt-{random.random()}")
+        rebuilt = self.night(other)
+        ours = json.loads(Lake(self.config.lake).last_commit(INTERACTIONS).metadata["mealrec.summary"])
+        for key in ("rows_in", "rows_out", "quarantined"):
+            assert ours[key] == rebuilt[key], key
+        assert {k: v for k, v in ours["details"].items() if k != "read"} == {
+            k: v for k, v in rebuilt["details"].items() if k != "read"
+        }
+        for table, order in TABLES.items():
+            mine, theirs = (sorted_rows(lake, table, order) for lake in (self.config.lake, other))
+            assert mine == theirs, table
+
+
+def sorted_rows(lake: str, table: str, order: tuple[str, ...]) -> list[dict[str, Any]]:
+    return sorted(Lake(lake).read(table).to_pylist(), key=lambda row: [str(row[name]) for name in order])
+
+
+def event(name: str, user: str, ms: int, **more: Any) -> dict[str, Any]:
+    return {"event_id": name, "user_id": user, "video_id": "v1", "event_type": "like", "timestamp": ms} | more
+
+
+def some_day(day: int, seed: int) -> list[Any]:
+    """A day with sessions over both its midnights, copies, rejects, and rows that belong to the day before."""
+    draw = random.Random(seed * 100 + day)
+    rows: list[Any] = []
+    for n in range(60):
+        at = FIRST + day * DAY + draw.choice([0, 5, 700, 1430, 1439]) * MINUTE + draw.randint(0, 20) * MINUTE // 4
+        at -= DAY if draw.random() < 0.15 else 0
+        rows.append(event(f"{day}-{n}", f"u{draw.randint(1, 6)}", at, video_id=f"v{draw.randint(1, 4)}"))
+    rows += [draw.choice(rows) for _ in range(4)]  # the same again
+    rows += [dict(draw.choice(rows), timestamp=FIRST + day * DAY + n) for n in range(3)]  # its id at another time
+    rows += ["broken", event(f"bad-{day}", "u1", 5), event(f"neg-{day}", "u2", FIRST + day * DAY, watch_ms=-1)]
+    rows += [event(f"m-{day}-{n}", "machine", FIRST + day * DAY + n) for n in range(25)] if day % 2 else []
+    draw.shuffle(rows)
+    return rows
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_nights_end_as_a_rebuild_does_bit_for_bit(spark: Any, tmp_path: Path) -> None:
+    world = World(spark, tmp_path)
+    for day in range(4):
+        world.file(f"events-2026-01-{5 + day:02d}.jsonl", some_day(day, 1))
+    world.night()
+    world.file("events-2026-01-09.jsonl", some_day(4, 1))
+    night = world.night()
+    read = night["details"]["read"]
+    # of five: the new one, the one whose day it has late events of, and the one whose sessions go on into that day
+    assert read["files"] == 3 and read["days"] == 3  # its own, the one before, and some minutes of the next
+    world.same_as_a_rebuild()
+    # a file of a day long past arrives late, in the middle of sessions; a video becomes known; a file changes
+    late = [event("late-1", "u1", FIRST + DAY - MINUTE), event("late-2", "u2", FIRST + DAY + 3 * MINUTE), "broken too"]
+    (tmp_path / "events" / "late").mkdir()
+    world.file("late/events-2026-01-05-again.jsonl", late)
+    assert world.night()["details"]["read"]["files"] < 6
+    world.same_as_a_rebuild()
+    world.videos(["v1", "v2", "v3", "v4"])
+    (tmp_path / "events" / "events-2026-01-07.jsonl").unlink()
+    world.night()
+    world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: Any, tmp_path: Path) -> None:
+    """A chain without end over three midnights, cut at its second: the event that closes the gap renames all that follow."""
+    world = World(spark, tmp_path)
+    for day in range(4):
+        rows = [event(f"{day}-{n}", "u1", FIRST + day * DAY + n * 20 * MINUTE) for n in range(72)]
+        world.file(f"events-2026-01-{5 + day:02d}.jsonl", [r for r in rows if r["event_id"] != "1-1"])
+    world.night()
+    lake = Lake(world.config.lake)
+    assert len(set(lake.read(INTERACTIONS)["session_id"].to_pylist())) == 2
+    world.file("events-2026-01-06-late.jsonl", [event("1-1", "u1", FIRST + DAY + 20 * MINUTE)])
+    world.night()
+    assert len(set(lake.read(INTERACTIONS)["session_id"].to_pylist())) == 1
+    assert max(lake.read(INTERACTIONS)["session_position"].to_pylist()) == 287
+    world.same_as_a_rebuild()
+
+
+def test_only_neighbours_within_the_gap_are_looked_at() -> None:
+    beside = neighbours(frozenset({10}), range(1, 20), frozenset(), 30)
+    assert (beside.after, beside.trusted) == ({11}, {9})
+    assert beside.since_ms == {9: 10 * DAY - 30 * MINUTE}
+    assert neighbours(frozenset({10}), [3, 10], frozenset(), 30).trusted == set()
+    wide = neighbours(frozenset({10}), range(1, 20), frozenset({11}), 2 * 1440)
+    assert (wide.after, wide.trusted) == ({11, 12, 13}, {8, 9})
+
+
+def test_settings_of_sequences_do_not_make_interactions_anew() -> None:
+    base = RunConfig()
+    other = base.model_copy(update={"sessionize": SessionizeConfig(user_core=9)})
+    assert settings_digest(base) == settings_digest(other)
+    assert settings_digest(base) != settings_digest(
+        base.model_copy(update={"sessionize": SessionizeConfig(gap_minutes=9)})
+    )

@@ -1,0 +1,162 @@
+"""Every format gives the same records; what drifts, lies or is cut off costs its own rows and no others."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mealrec.config import ColumnRule
+from mealrec.sources.landing import Landing, SourceError, day_in
+from spark_jobs import records as forms
+from spark_jobs import units
+from spark_jobs.records import Columns, records
+from spark_jobs.units import lines_in, parts_of
+from tests.spark_jobs.test_transforms import event
+
+ROWS = [event(n, user_id=f"u{n}", device=None if n % 3 else "web") for n in range(50)]
+FIELDS = ("event_id", "user_id", "video_id", "event_type", "timestamp_ms", "watch_ms", "duration_ms", "device")
+
+
+def read(path: Path, rules: dict[str, Any] | None = None, limit: int = 2**20) -> list[dict[str, Any]]:
+    columns = Columns({name: ColumnRule.model_validate(rule) for name, rule in (rules or {}).items()})
+
+    def count(parts: Any) -> list[int]:
+        return [lines_in(p) for p in parts]
+
+    parts = parts_of([str(path)], [0], count)
+    return [row for part in parts for batch in records(part, columns, limit) for row in batch.to_pylist()]
+
+
+def fields(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(row[name] for name in FIELDS) for row in rows]
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def as_csv(rows: list[dict[str, Any]], header: list[str]) -> bytes:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, restval="", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode()
+
+
+def test_all_formats_give_the_same_records_with_their_lines(tmp_path: Path) -> None:
+    header = list(reversed(ROWS[0]))
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(ROWS))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(as_jsonl(ROWS)))
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf" + as_csv(ROWS, header))
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(as_csv(ROWS, header)))
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet", row_group_size=7)
+    expected = fields(read(tmp_path / "a.jsonl"))
+    assert expected[4] == ("e4", "u4", "v1", "view", ROWS[4]["timestamp"], 900, 1000, None)
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path)
+        assert fields(found) == expected, path.name
+        first = 2 if ".csv" in path.name else 1  # a CSV's first line is its header
+        assert [r["line"] for r in found] == list(range(first, first + len(ROWS))), path.name
+
+
+def test_drift_costs_what_can_not_be_read_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(
+        as_csv(ROWS, [*FIELDS[:4], "timestamp", "extra"])
+    )  # three columns are gone, one is new
+    found = read(tmp_path / "a.csv")
+    assert {(r["watch_ms"], r["device"], r["wrong"], r["broken"]) for r in found} == {(None, None, None, None)}
+    typed = [
+        dict(row, timestamp=str(row["timestamp"]), watch_ms=float(row["watch_ms"]), user_id=n)
+        for n, row in enumerate(ROWS)
+    ]
+    pq.write_table(pa.Table.from_pylist(typed), tmp_path / "b.parquet")
+    found = read(tmp_path / "b.parquet")
+    assert [(r["user_id"], r["timestamp_ms"], r["watch_ms"]) for r in found] == [
+        (str(n), row["timestamp"], 900) for n, row in enumerate(ROWS)
+    ]
+    mixed = [*ROWS, event(60, watch_ms=True), event(61, video_id=["v1"]), event(62, timestamp="2026-02-30T00:00:00Z")]
+    (tmp_path / "c.jsonl").write_bytes(as_jsonl(mixed))
+    assert [r["wrong"] for r in read(tmp_path / "c.jsonl")] == [None] * 50 + ["watch_ms", "video_id", "timestamp"]
+
+
+def test_a_log_of_other_names_units_and_words_fits_by_config(tmp_path: Path) -> None:
+    theirs = [{"uid": 7, "vid": "x", "act": "play", "ts": 1_767_600_000, "secs": 1.5}]
+    rules = {
+        "user_id": "uid",
+        "video_id": {"name": "vid"},
+        "event_type": {"name": "act", "values": {"play": "view"}},
+        "timestamp": {"name": "ts", "unit": "s"},
+        "watch_ms": {"name": "secs", "unit": "s"},
+        "device": {"constant": "tv"},
+    }
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(theirs))
+    pq.write_table(pa.Table.from_pylist(theirs), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_bytes(as_csv(theirs, list(theirs[0])))
+    for path in sorted(tmp_path.iterdir()):
+        assert fields(read(path, rules)) == [(None, "7", "x", "view", 1_767_600_000_000, 1500, None, "tv")], path.name
+
+
+def test_damage_is_told_with_its_line_and_the_rest_is_read(tmp_path: Path) -> None:
+    cut = gzip.compress(as_jsonl(ROWS * 200))[:-400]
+    (tmp_path / "a.jsonl.gz").write_bytes(cut)
+    found = read(tmp_path / "a.jsonl.gz")
+    assert len(found) > 5000 and found[0]["event_id"] == "e0" and "damaged from here on" in found[-1]["broken"]
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
+    assert ["damaged" in r["broken"] for r in read(tmp_path / "b.parquet")] == [True]
+    text = as_csv(ROWS[:3], list(ROWS[0])).replace(b"e1,", b"e1,more,") + b'"e9\nover two lines",u,v,view,1,2,3,web\n'
+    (tmp_path / "c.csv").write_bytes(text)
+    rows = sorted(read(tmp_path / "c.csv"), key=lambda r: r["line"])
+    assert [(r["line"], r["event_id"]) for r in rows] == [(2, "e0"), (3, None), (4, "e2"), (5, "e9\nover two lines")]
+    assert "expected 8 cells as in the header, found 9" in rows[1]["broken"] and rows[1]["payload"].startswith(
+        "e1,more,"
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ['{"a": 1}{"a": 2}', '{"event_id": "x"', "[1]", '{"event_id": NaN}', '"x"', "{'a': 1}", "\x00"]
+)
+def test_one_bad_line_in_a_block_is_one_bad_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(ROWS[:5]) + line.encode() + b"\n\r\n" + as_jsonl(ROWS[5:9]))
+    found = read(tmp_path / "a.jsonl")
+    assert [(r["line"], r["payload"]) for r in found if r["broken"]] == [(6, line)]
+    assert sorted(r["line"] for r in found if not r["broken"]) == [1, 2, 3, 4, 5, 8, 9, 10, 11]
+
+
+def test_a_long_line_is_cut_and_told_and_memory_is_not_its_victim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "BLOCK_BYTES", 1000)
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([ROWS[0], event(1, pad="x" * 50_000), ROWS[2]]))
+    found = read(tmp_path / "a.jsonl", limit=2000)
+    assert [r["line"] for r in found] == [1, 2, 3]
+    assert found[1]["broken"].startswith("oversize") and len(found[1]["payload"]) == 2000
+    assert found[2]["event_id"] == "e2"
+
+
+def test_a_large_file_is_read_in_parts_with_the_lines_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "SPLIT_BYTES", 1500)
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(ROWS))
+    assert len(parts_of([str(tmp_path / "a.jsonl")], [0], lambda parts: [lines_in(p) for p in parts])) > 3
+    found = read(tmp_path / "a.jsonl")
+    assert [(r["line"], r["event_id"]) for r in found] == [(n + 1, f"e{n}") for n in range(50)]
+
+
+def test_event_files_lie_in_folders_too_and_work_in_progress_is_left_alone(tmp_path: Path) -> None:
+    for name in ("b.csv", "dt=2026-01-05/x.parquet", ".hidden.jsonl", "_tmp/y.jsonl", "notes.txt", "a.jsonl.gz"):
+        path = tmp_path / "events" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert list(Landing(tmp_path).named_files()) == ["a.jsonl.gz", "b.csv", "dt=2026-01-05/x.parquet"]
+    with pytest.raises(SourceError, match=r"a\.jsonl\.gz: its name has no day"):
+        Landing(tmp_path).event_days()
+    assert [day_in(n) for n in ("dt=2026-01-05/x", "e-2026-02-30.csv", "12026-01-011")] == ["2026-01-05", None, None]
