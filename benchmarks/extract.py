@@ -187,8 +187,8 @@ def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesCon
 
 # -- cpu -------------------------------------------------------------------------------------------------------------
 def processor_time(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    """Seconds of processor a clip takes in the bare loop and in the stage's actors and their decoders: other work on the machine
-    stretches the wall, not these. Counted as the rates are: without starts and imports."""
+    """Seconds of processor a clip takes in the bare loop and in the stage's actors and their decoders: other work on the
+    machine stretches the wall, not these. Counted as the rates are: without starts and imports."""
     kept = list(loops.BARE)[1]
     bare = _rate([loops.job(clip) for clip in clips], kept, WORKERS)["processor_s_a_clip"]
     config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
