@@ -260,7 +260,8 @@ def main() -> int:
         data, before = Packed.open(scratch / "packed"), os.getloadavg()
         port = str(free_port())
         command = [sys.executable, "-m", "mealrec.cli", "serve", "--preset", "production", "--lake", config.lake]
-        settings = [part for entry in given.set for part in ("--set", entry)]
+        journal = f'serve.journal="{Path(temporary) / "events"}"'
+        settings = [part for entry in (journal, *given.set) for part in ("--set", entry)]
         ours = measured([*command, "--port", port, *settings], data, given, Path(temporary))
         floor = None
         if not given.no_floor:

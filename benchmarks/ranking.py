@@ -162,7 +162,7 @@ def atomic_file(data: Packed, folder: Path, name: str) -> None:
             out.writelines(f"{viewer}\t{item}\t{at}\n" for at, item in enumerate(row))
 
 
-def recbole(python: Path, data: Packed, scratch: Path) -> dict[str, Any]:
+def recbole(python: Path, data: Packed, scratch: Path, viewers: int) -> dict[str, Any]:
     """RecBole's evaluation of the same viewers; same width, layers, history and threads."""
     atomic_file(data, scratch, "set")
     sizes = {
@@ -171,6 +171,7 @@ def recbole(python: Path, data: Packed, scratch: Path) -> dict[str, Any]:
         "history": LONGEST,
         "batch": PEER_BATCH,
         "threads": torch.get_num_threads(),
+        "viewers": viewers,
     }
     asked = [part for key, value in sizes.items() for part in (f"--{key}", str(value))]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -195,7 +196,7 @@ def evaluation(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     python = given.peers / "bin" / "python"
     found: dict[str, Any] = {"before": in_a_process("--case", "evaluation", "--folder", str(folder))}
     if python.is_file():
-        found["recbole"] = recbole(python, Packed.open(folder), scratch)
+        found["recbole"] = recbole(python, Packed.open(folder), scratch, given.peer_viewers)
         found["after"] = in_a_process("--case", "evaluation", "--folder", str(folder))
         slower = min(found[when]["viewers_per_s"] for when in ("before", "after"))
         found["ratio"] = slower / found["recbole"]["viewers_per_s"]
@@ -214,6 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with MicroLens' *_pairs.tsv")
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="RecBole's environment")
+    parser.add_argument("--peer-viewers", type=int, default=50_000, help="how many RecBole ranks; its rate is the same")
     parser.add_argument("--seconds", type=float, default=12.0, help="of each timing")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--case", choices=[*SIZES, "ranks", "evaluation"], help=argparse.SUPPRESS)
@@ -231,7 +233,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as scratch:
             cases["evaluation"] = evaluation(given, Path(scratch))
     result = {
-        "command": "python benchmarks/ranking.py --data $MEALREC_DATA/microlens50k --peers ./peers",
+        "command": "python benchmarks/ranking.py --data $MEALREC_DATA/microlens50k --peers ./peers "
+        f"--seconds {given.seconds:g} --peer-viewers {given.peer_viewers}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit_of(),
         "hardware": hardware(),

@@ -235,4 +235,4 @@ class MealRec(nn.Module):
 
     def scores(self, preference: Tensor, catalogue: Tensor) -> Tensor:
         """<hhat, zbar> / temperature: preference [m, D], catalogue [N + 1, D] -> [m, N + 1]."""
-        return preference @ catalogue.T / self.settings.temperature
+        return (preference / self.settings.temperature) @ catalogue.T  # not the scores: they are many

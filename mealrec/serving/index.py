@@ -75,11 +75,9 @@ def recall(approximate: Index, exact: Index, states: Tensor, k: int) -> float:
 
 
 def indexed(catalogue: Tensor, states: Tensor, config: IndexConfig) -> Index:
-    """The index that the settings ask for, an approximate one measured with these states. Where it finds too little it is
-    refused with a warning, and the search stays exact."""
+    """An approximate index, measured with these states. Where it finds too little it is refused with a warning, and the search
+    stays exact."""
     exact = Exact(catalogue)
-    if config.kind == "exact":
-        return exact
     made, k = Approximate(catalogue, effort=config.effort), min(RECALL_AT, len(catalogue) - 1)
     share = recall(made, exact, states, k)
     if share < config.min_recall:

@@ -142,6 +142,9 @@ class Recommender:
     def use(self, config: IndexConfig) -> None:
         """Look videos up as the settings say. An approximate index is measured with viewers whose histories are drawn by
         popularity."""
+        if config.kind == "exact":
+            self.lookup = Exact(self.catalogue)
+            return
         counts, length = self.popularity + 1, self.model.settings.max_history
         counts[0] = 0
         drawn = torch.multinomial(

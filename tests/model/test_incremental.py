@@ -43,7 +43,7 @@ def test_one_video_more_gives_what_encoding_from_scratch_gives(packed: Packed, c
     model, gather = model_of(packed, **changes), packed.content.gather
     plain = torch.cat([torch.zeros(1, 16), parts(model, gather, torch.arange(1, packed.items + 1)).plain])
     held: Encoding | None = None
-    for length in range(1, len(HISTORY) + 1):
+    for length in (1, 2, 4, 6, 7, 10):
         window = HISTORY[:length][-6:]
         held = encode(model, gather, plain, window, held)
         state, unusual = prefer(model, held)
