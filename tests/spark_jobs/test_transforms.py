@@ -14,7 +14,7 @@ import pytest
 
 from mealrec.config import SessionizeConfig
 from mealrec.schema import EVENT_REASONS
-from spark_jobs import outcome
+from spark_jobs import outcome, sessionize
 from spark_jobs.records import Columns, records
 from spark_jobs.sessionize import ORDER, label
 from spark_jobs.units import parts_of
@@ -37,6 +37,12 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
         "device": "web",
     }
     return {k: v for k, v in (row | changes).items() if v is not ...}
+
+
+@pytest.fixture(autouse=True)
+def cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is gone through by itself, so that a viewer's days and sessions reach over their ends."""
+    monkeypatch.setattr(sessionize, "AT_ONCE", 1)
 
 
 def judged(
