@@ -24,6 +24,7 @@ from spark_jobs.validate import JUDGED, MINUTE_MS
 
 ORDER = ("user_id", "timestamp_ms", "event_id", "file", "line")
 LABELLED = JUDGED.append(pa.field("moved", pa.bool_()))  # context whose session is not the one it was in
+AT_ONCE = 20_000  # rows worth a pass of numpy; a batch of Spark's may be smaller
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -60,7 +61,7 @@ def _whole_days(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             continue
         table = pa.Table.from_batches([batch])
         held.append(table)
-        if sum(t.num_rows for t in held) < 20_000:
+        if sum(t.num_rows for t in held) < AT_ONCE:
             continue
         whole = pa.concat_tables(held).combine_chunks()
         changes = np.flatnonzero(_changes(whole))

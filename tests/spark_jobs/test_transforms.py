@@ -14,7 +14,7 @@ import pytest
 
 from mealrec.config import SessionizeConfig
 from mealrec.schema import EVENT_REASONS
-from spark_jobs import outcome
+from spark_jobs import outcome, sessionize
 from spark_jobs.records import Columns, records
 from spark_jobs.sessionize import ORDER, label
 from spark_jobs.units import parts_of
@@ -37,6 +37,12 @@ def event(number: int, **changes: Any) -> dict[str, Any]:
         "device": "web",
     }
     return {k: v for k, v in (row | changes).items() if v is not ...}
+
+
+@pytest.fixture(autouse=True)
+def cut_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every batch is gone through by itself, so that a viewer's days and sessions reach over their ends."""
+    monkeypatch.setattr(sessionize, "AT_ONCE", 1)
 
 
 def judged(
@@ -156,6 +162,15 @@ def test_the_first_reason_in_the_list_is_the_one_that_is_given(tmp_path: Path) -
     ]
 
 
+def test_an_event_may_be_as_late_and_as_early_as_its_file_allows_and_no_more(tmp_path: Path) -> None:
+    """The file is of 2026-01-05, two days late and two early are allowed."""
+    edges = ["2026-01-02T23:59:59.999Z", "2026-01-03T00:00:00Z", "2026-01-07T23:59:59.999Z", "2026-01-08T00:00:00Z"]
+    lines = [json.dumps(event(n, timestamp=text)) for n, text in enumerate(edges)]
+    good, bad = outcomes(tmp_path, lines, files=1, config=STRICT)
+    assert {r["event_id"] for r in good} == {"e1", "e2"}
+    assert {r["key"]: r["reason"] for r in bad} == {"e0": "too_late", "e3": "future"}
+
+
 def test_times_in_all_legal_forms_become_utc_milliseconds(tmp_path: Path) -> None:
     found = {r["event_id"]: r["timestamp_ms"] for r in outcomes(tmp_path, GOOD)[0]}
     assert found["e100"] == BASE + 100 * MINUTE
@@ -248,6 +263,15 @@ def test_sessions_agree_with_twenty_lines_of_python(tmp_path: Path, seed: int) -
         assert [r["session_position"] for r in members] == list(range(len(members)))
         order = [(r["timestamp_ms"], r["event_id"]) for r in members]
         assert order == sorted(order)
+
+
+def test_a_session_goes_on_over_midnight_and_over_the_end_of_a_batch(tmp_path: Path) -> None:
+    night = 1_767_654_000_000  # 2026-01-05T23:00:00Z
+    rows = [event(n, video_id=f"v{n}", timestamp=night + n * 10 * MINUTE) for n in range(13)]
+    found = sessions(tmp_path, rows, batch=2)
+    assert [(found[f"e{n}"]["session_start_ms"], found[f"e{n}"]["session_position"]) for n in range(13)] == [
+        (night, n) for n in range(13)
+    ]
 
 
 def test_session_ids_do_not_depend_on_order_files_or_other_viewers(tmp_path: Path) -> None:
