@@ -14,8 +14,9 @@ import typer
 
 from mealrec import logs
 from mealrec.bench.cli import bench
-from mealrec.config import RunConfig, SourceConfig
+from mealrec.config import RunConfig
 from mealrec.drift_cli import drift
+from mealrec.ingest_cli import ingest
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
 from mealrec.ray_cli import ray
@@ -31,8 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-sources = typer.Typer(help="Read a public data set into landing files and a catalogue.", no_args_is_help=True)
-app.add_typer(sources, name="ingest")
+app.add_typer(ingest, name="ingest")
 app.add_typer(bench, name="bench")
 app.command()(drift)
 app.command()(rollback)
@@ -122,58 +122,6 @@ def simulate(
     _answer({"rows": truth.rows, "quarantine": truth.quarantine, "absent": truth.absent, "out": str(out)}, as_json)
 
 
-@sources.command("ninerec")
-def ingest_ninerec(
-    directory: Annotated[Path, typer.Argument(help="Folder with sequential_data.txt and *_item.csv.")],
-    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
-    as_json: AsJson = False,
-) -> None:
-    """NineRec: sequential_data.txt (user item item ...) and *_item.csv (id, Chinese title, English title)."""
-    _ingest("ninerec", directory, lake, as_json)
-
-
-@sources.command("microlens")
-def ingest_microlens(
-    directory: Annotated[Path, typer.Argument(help="Folder with *_pairs.tsv or *_pairs.csv and *_titles.csv.")],
-    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
-    as_json: AsJson = False,
-) -> None:
-    """MicroLens: *_pairs.csv (user,item,timestamp) or *_pairs.tsv (sequences), and *_titles.csv (item,title)."""
-    _ingest("microlens", directory, lake, as_json)
-
-
-@sources.command("recbole")
-def ingest_recbole(
-    directory: Annotated[Path, typer.Argument(help="Folder with NAME.inter, and NAME.item for titles.")],
-    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
-    as_json: AsJson = False,
-) -> None:
-    """RecBole's atomic files: NAME.inter, and NAME.item for titles."""
-    _ingest("recbole", directory, lake, as_json)
-
-
-@sources.command("kuairec")
-def ingest_kuairec(
-    directory: Annotated[Path, typer.Argument(help="Folder (or its parent) with big_matrix.csv or small_matrix.csv.")],
-    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
-    as_json: AsJson = False,
-) -> None:
-    """KuaiRec: big_matrix.csv, else small_matrix.csv, and kuairec_caption_category.csv for titles."""
-    _ingest("kuairec", directory, lake, as_json)
-
-
-@sources.command("kuairand")
-def ingest_kuairand(
-    directory: Annotated[
-        Path, typer.Argument(help="Folder (or its parent) with log_standard_*.csv, log_random_*.csv.")
-    ],
-    lake: Annotated[str, typer.Option("--lake", help="Root of the tables; landing files go to <lake>/_work/landing.")],
-    as_json: AsJson = False,
-) -> None:
-    """KuaiRand: all of its log_*.csv; likes, comments and forwards become events of their own."""
-    _ingest("kuairand", directory, lake, as_json)
-
-
 def _stage_command(name: str, does: str, *stages: str) -> None:
     """Add a command that runs `stages` (default: the stage of its own name)."""
 
@@ -210,18 +158,19 @@ def extract(
 
     Example: mealrec extract --videos ./clips --lake ./var/clips
     """
+    from mealrec.console import print_stages, show_progress
     from mealrec.lake import Lake
     from mealrec.sources.folder import catalogue_of_folder
     from mealrec.stages.extract import extract as stage
 
     settled = configuration(preset_name, config, lake, work, settings)
-    _begin()
+    show_progress()
     landing = None
     if videos is not None:
         landing = catalogue_of_folder(videos, Lake(settled.lake, settled.work).folder("landing"))
     with logs.inside("extract"):
         done = stage(settled, landing=landing)
-    _finish({"extract": done.model_dump(exclude={"stage"})}, as_json)
+    print_stages({"extract": done.model_dump(exclude={"stage"})}, as_json=as_json)
 
 
 _stage_command("train", "Train the model on Ray Train workers; resumes a run that was killed.")
@@ -314,42 +263,21 @@ def _prefect_in_process(home: Path) -> None:
     }
 
 
-def _ingest(kind: Any, directory: Path, lake: str, as_json: bool) -> None:
-    from mealrec.stages.ingest import ingest
-
-    _begin()
-    config = RunConfig(lake=lake, source=SourceConfig(kind=kind, directory=str(directory)))
-    with logs.inside("ingest"):
-        done = ingest(config)
-    _finish({"ingest": done.model_dump(exclude={"stage"})}, as_json)
-
-
 def _stages(names: list[str], config: RunConfig, as_json: bool) -> None:
-    _begin()
+    from mealrec.console import print_stages, show_progress
+
+    show_progress()
     done = {}
     for name in names:
         with logs.inside(name):
             done[name] = stage_named(name)(config).model_dump(exclude={"stage"})
-    _finish(done, as_json)
+    print_stages(done, as_json=as_json)
 
 
 def _begin() -> None:
     from mealrec.console import show_progress
 
     show_progress()
-
-
-def _finish(stages: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"stages": stages}))
-        return
-    from rich.console import Console
-
-    from mealrec.console import stage_table
-
-    Console().print(stage_table(stages))
-    for name, stage in stages.items():
-        typer.echo(f"{name}: {json.dumps(stage['details'])}")
 
 
 def _answer(data: dict[str, Any], as_json: bool) -> None:

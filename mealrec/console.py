@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -27,6 +28,16 @@ def show_progress(*, verbose: bool = False) -> None:
     logger.handlers = others if os.environ.get(logs.VARIABLE) == logs.STDERR else [handler, *others]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+
+
+def print_stages(stages: dict[str, Any], *, as_json: bool) -> None:
+    """What stages did, on stdout: a table and each stage's details, or one JSON object."""
+    if as_json:
+        sys.stdout.write(json.dumps({"stages": stages}) + "\n")
+        return
+    Console(file=sys.stdout).print(stage_table(stages))
+    for name, stage in stages.items():
+        sys.stdout.write(f"{name}: {json.dumps(stage['details'])}\n")
 
 
 def print_summary(summary: dict[str, Any]) -> None:
