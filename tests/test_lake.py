@@ -116,7 +116,7 @@ def test_vacuum_deletes_orphans_and_nothing_that_a_version_needs(lake: Lake) -> 
 def test_a_missing_table_names_itself_and_an_unknown_one_the_valid_ones(lake: Lake) -> None:
     with pytest.raises(ValueError, match="'sequences' does not exist"):
         lake.at(SEQUENCES)
-    with pytest.raises(ValueError, match="interactions, quarantine, items"):
+    with pytest.raises(ValueError, match="interactions, quarantine, inputs, items"):
         lake.uri("sequence")
 
 

@@ -133,15 +133,18 @@ def test_a_sound_that_ends_early_is_told_even_where_enough_is_left(decoder: Deco
 
 def test_the_child_reaches_no_network_and_starts_no_program(clips: Path) -> None:
     program = (
-        "import os, socket\n"
+        "import os, socket, threading\n"
         "from mealrec.features.confinement import confine\n"
         "confine()\n"
-        "for forbidden in (socket.socket, os.fork, lambda: os.execv('/bin/true', ['true'])):\n"
+        "calls = {'socket': socket.socket, 'fork': os.fork, 'exec': lambda: os.execv('/bin/true', ['true'])}\n"
+        "for name, forbidden in calls.items():\n"
         "    try: forbidden()\n"
-        "    except PermissionError: print('refused')\n"
+        "    except PermissionError: print(name)\n"
+        "made = threading.Thread(target=print, args=['thread'])\n"
+        "made.start(); made.join()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == ["refused"] * 3
+    assert done.stdout.split() == ["socket", "fork", "exec", "thread"]
     with Decoder(CONFIG, audio_rate=0, audio_samples=0) as confined:
         tasks = Path(f"/proc/{confined._child().pid}/task")
         status = [(task / "status").read_text() for task in tasks.iterdir()]

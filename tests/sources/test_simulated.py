@@ -68,7 +68,9 @@ def test_rows_are_counted_as_they_are(platform: Path) -> None:
     truth = Truth.load(platform)
     lines = [line for file in Landing(platform).event_files() for line in file.read_text().splitlines()]
     assert len(lines) == truth.rows["written"]
-    assert set(truth.quarantine["sessionize"]) == set(EVENT_REASONS)
+    # these four depend on settings or on many rows, and have tests of their own (tests/spark_jobs)
+    elsewhere = {"oversize_field", "too_late", "duplicate_content", "bot_like_rate"}
+    assert set(truth.quarantine["sessionize"]) == set(EVENT_REASONS) - elsewhere
     assert truth.rows["valid"] == len(lines) - sum(truth.quarantine["sessionize"].values())
     bad = Counter(line.split("bad-")[1].split("-")[0] for line in lines if '"bad-' in line)
     assert bad["future"] == truth.quarantine["sessionize"]["future"]
