@@ -208,7 +208,7 @@ def main() -> int:
     parser.add_argument("--dataset", required=True, help="a folder below MEALREC_DATA")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", type=Path, default=Path("peers"), help="RecBole's environment (`make peers`)")
-    parser.add_argument("--steps", type=int, default=10, help="RecBole's steps that are timed")
+    parser.add_argument("--steps", type=int, default=5, help="RecBole's steps that are timed")
     parser.add_argument("--seconds", type=float, default=10.0, help="of our timing")
     parser.add_argument("--until-best", action="store_true", help="also train RecBole to its best epoch (minutes)")
     parser.add_argument(

@@ -28,7 +28,7 @@ def demo() -> RunConfig:
         # a short warm-up, and IDs missing often: the frames have to be read (benchmarks/LOG.md)
         model=ModelConfig(id_dropout=0.3),
         train=TrainConfig(
-            batch_size=128, warmup_epochs=1, joint_epochs=25, joint_lr=1e-3, patience=8, candidate_dropout=0.3
+            batch_size=64, warmup_epochs=1, joint_epochs=25, joint_lr=1e-3, patience=8, candidate_dropout=0.3
         ),
     )
 
