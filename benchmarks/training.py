@@ -51,7 +51,8 @@ def made(data: Packed, model: str, **changes: Any) -> tuple[Trainer, State, Wind
     """A trainer and a fresh state of a bench row at this benchmark's sizes."""
     windows = Windows.of(data, HISTORY)
     mean = (windows.spans[:, 1] - windows.spans[:, 0] - 1).mean()
-    settings = complete_settings(row(model), {"batch_size": round(POSITIONS / mean), **changes}, HISTORY)
+    sizes = {"batch_size": round(POSITIONS / mean), "max_history": HISTORY}
+    settings = complete_settings(row(model), sizes | changes, "")
     names = TrainSettings.__dataclass_fields__
     config = TrainSettings(**{key: value for key, value in settings.items() if key in names})
     shape = {key: value for key, value in settings.items() if key not in names}

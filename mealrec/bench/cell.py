@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mealrec.bench.rows import NETWORK, SHARED, Row
+from mealrec.bench.rows import NETWORK, OF_DATASET, SHARED, Row
 from mealrec.bench.tokens import destroyed
 from mealrec.data.packed import Packed
 from mealrec.evaluation.ranking import Scorer, model_scorer, plain_scorer
@@ -66,11 +66,11 @@ class Ready:
     rescore: Callable[[Gather], Scorer] | None = None
 
 
-def complete_settings(row: Row, chosen: Mapping[str, Any], max_history: int) -> dict[str, Any]:
-    """Every hyper-parameter of a cell: shared ones, the row's own, then the chosen ones."""
+def complete_settings(row: Row, chosen: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """Every hyper-parameter of a cell: shared ones, the dataset's, the row's own, then the chosen ones."""
     if row.kind == "counts":
         return {**row.settings, **chosen}
-    base = {**SHARED, **(NETWORK if row.kind == "model" else {}), "max_history": max_history}
+    base = {**SHARED, **(NETWORK if row.kind == "model" else {}), **OF_DATASET.get(dataset, {})}
     return {**base, **row.settings, **chosen}
 
 

@@ -27,7 +27,7 @@ from mealrec.bench.conditions import POORER, SHARES, corrupted, poorer
 from mealrec.bench.diagnostics import diagnose
 from mealrec.bench.folder import open_folder
 from mealrec.bench.results import Cell, Key, Results
-from mealrec.bench.rows import ROWS, row
+from mealrec.bench.rows import ROWS, SHARED, row
 from mealrec.data.packed import Packed
 from mealrec.data.split import Protocol
 from mealrec.evaluation.beyond import spread
@@ -37,8 +37,6 @@ from mealrec.evaluation.slices import slices
 
 Say = Callable[[str], None]
 KS = (5, 10, 20)
-MAX_HISTORY = {"microlens50k": 10}  # model.md section 1: 10 for MicroLens, 20 elsewhere
-USUAL_HISTORY = 20
 ROBUST = (
     "sasrec",
     "sasrec+content",
@@ -123,7 +121,7 @@ def run_cell(task: Task) -> str:
     settings = settings_of(task)
     warm = Path(task.cache) / "warm"
     ready = train_cell(row(task.model), data, settings, seed=task.seed, warm=warm, device=task.device)
-    history = int(settings.get("max_history", USUAL_HISTORY))
+    history = int(settings.get("max_history", SHARED["max_history"]))
     results = Results.open(Path(task.out))
     test = rank_targets(ready.scorer, ready.data, "test", max_history=history, device=task.device)
     cell = _cell(task, settings, ready, test, data, history)
@@ -147,7 +145,7 @@ def name_of(folder: str) -> str:
 
 def settings_of(task: Task) -> dict[str, Any]:
     name = name_of(task.folder)
-    return complete_settings(row(task.model), chosen(name, task.model), MAX_HISTORY.get(name, USUAL_HISTORY))
+    return complete_settings(row(task.model), chosen(name, task.model), name)
 
 
 def digest_of(task: Task) -> str:

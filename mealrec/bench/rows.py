@@ -15,7 +15,19 @@ Kind = Literal["counts", "trained", "model"]
 Space = Mapping[str, tuple[Any, ...]]
 
 # what every neural row shares unless tuned: see the tuning results
-SHARED: Mapping[str, Any] = {"batch_size": 64, "warmup_epochs": 60, "joint_epochs": 8, "patience": 5, "lr": 1e-3}
+SHARED: Mapping[str, Any] = {
+    "batch_size": 64,
+    "warmup_epochs": 60,
+    "joint_epochs": 8,
+    "patience": 5,
+    "lr": 1e-3,
+    "max_history": 20,
+}
+# batches of which an epoch has about a hundred, for every row alike; histories as model.md section 1 has them
+OF_DATASET: Mapping[str, Mapping[str, Any]] = {
+    "bili_dance": {"batch_size": 128},
+    "microlens50k": {"batch_size": 512, "max_history": 10},
+}
 NETWORK: Mapping[str, Any] = {"dropout": 0.3, "personal": "pooling", "denoiser_layers": 1}
 PLAIN: Mapping[str, Any] = {"tcd": "mean", "npd": "off", "reverse_weight": 0.0, "candidate_dropout": 0.0}
 IDS_ONLY: Mapping[str, Any] = {"content": False, **PLAIN}

@@ -16,8 +16,8 @@ import torch
 
 from mealrec.bench.cell import complete_settings, train_cell
 from mealrec.bench.folder import open_folder
-from mealrec.bench.quality import MAX_HISTORY, USUAL_HISTORY, name_of
-from mealrec.bench.rows import row
+from mealrec.bench.quality import name_of
+from mealrec.bench.rows import SHARED, row
 from mealrec.evaluation.metrics import summarise
 from mealrec.evaluation.ranking import rank_targets
 
@@ -74,8 +74,8 @@ def _search(folder: str, model: str, done: list[dict[str, Any]], trials: int, ca
 def validation_of(folder: Path, model: str, settings: dict[str, Any], cache: Path) -> float:
     """Validation NDCG@10 of one trial; the test targets are not looked at."""
     data = open_folder(folder, cache, say=lambda line: None)
-    whole = complete_settings(row(model), settings, MAX_HISTORY.get(name_of(str(folder)), USUAL_HISTORY))
+    whole = complete_settings(row(model), settings, name_of(str(folder)))
     ready = train_cell(row(model), data, whole, seed=SEED)
-    history = int(whole.get("max_history", USUAL_HISTORY))
+    history = int(whole.get("max_history", SHARED["max_history"]))
     ranked = rank_targets(ready.scorer, ready.data, "valid", max_history=history)
     return summarise(torch.from_numpy(ranked.rank), (10,))["ndcg@10"]

@@ -91,6 +91,7 @@ class Trainer:
         watched = self.facts.popularity > 0 if config.candidate_dropout else self.facts.popularity >= 0
         watched[0] = True
         self.learnable = watched.nonzero()[:, 0]
+        self.learnable_rows = self._learnable_rows()
 
     def run(
         self,
@@ -128,6 +129,7 @@ class Trainer:
     def _epoch(self, state: State, windows: Windows) -> None:
         progress, began = state.progress, time.monotonic()
         self.catalogue = self.facts if progress.stage == "warmup" else self._refresh(state.model)
+        self.learnable_rows = self._learnable_rows()
         parts = self._train(state, windows)
         served = state.teacher if self.config.average else state.model
         metrics = self._validate(served, plain=progress.stage == "warmup")
@@ -194,8 +196,7 @@ class Trainer:
             return Losses(zero, {})
         videos = distinct(history, target)
         candidates = self._candidates(videos, rng)
-        is_whole = len(candidates.items) == self.data.items + 1
-        catalogue = self.catalogue if is_whole else self.catalogue.rows(candidates.items)
+        catalogue = self.learnable_rows if candidates.drawn is None else self.catalogue.rows(candidates.items)
         if state.progress.stage == "warmup":
             plain = Inputs(history, target, candidates, catalogue, videos, None)
             return warmup_loss(state.model, plain, self.weights, positions, rng)
@@ -206,6 +207,11 @@ class Trainer:
         if self.negatives is None:
             return everything(self.learnable)
         return sampled(videos, self.negatives, rng)
+
+    def _learnable_rows(self) -> Catalogue:
+        """The rows of every candidate of the full softmax, gathered once an epoch and not at every step."""
+        is_whole = self.negatives is not None or len(self.learnable) == self.data.items + 1
+        return self.catalogue if is_whole else self.catalogue.rows(self.learnable)
 
     def _refresh(self, model: MealRec) -> Catalogue:
         """The catalogue with item-mode tokens of every video, each worker computing its part."""

@@ -27,7 +27,7 @@ SMALL = {"warmup_epochs": 2, "joint_epochs": 1, "width": 16, "batch_size": 16, "
 def settings(name: str, packed: Packed) -> dict[str, object]:
     del packed
     chosen = SMALL if ROWS[name].kind != "counts" else {}
-    return complete_settings(row(name), chosen, 8)
+    return complete_settings(row(name), {"max_history": 8, **chosen} if chosen else {}, "unknown")
 
 
 @pytest.mark.parametrize("name", [n for n in ROWS if ROWS[n].kind != "counts"])
