@@ -71,10 +71,12 @@ _ROWS = [
     _model("bert4rec", "IDs alone (Sun et al. 2019)", backbone="bert4rec", **IDS_ONLY),
     _model("nextitnet", "IDs alone (Yuan et al. 2019)", backbone="nextitnet", **IDS_ONLY),
     _model("sasrec+content", "SASRec on IDs and mean-pooled content through an MLP: the rival of TCD", **PLAIN),
-    _model("sasrec+backwards", "IDs alone, windows also read backwards", **{**IDS_ONLY, "reverse_weight": 0.5}),
+    # MealRec's own first stage and a part of it: ablations (A1 and A4 together), not baselines of the field
+    _model("sasrec+backwards", "IDs, windows also read backwards", base=False, **{**IDS_ONLY, "reverse_weight": 0.5}),
     _model(
         "sasrec+content+backwards",
-        "all that the warm-up stage of MealRec has: content, backwards windows, candidates without IDs",
+        "MealRec without TCD and NPD: content, backwards windows, candidates without IDs",
+        base=False,
         tcd="mean",
         npd="off",
     ),

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mealrec.model.corruption import Corrupted, Draw, corrupt, description
+from mealrec.model.divergence import Ranking, divergence
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.npd import PreferenceDenoiser
@@ -148,7 +149,6 @@ def _recovery(
     viewer = trained.nonzero()[:, 0]
     temperature = model.settings.temperature
     next_item = candidates.loss(states[trained], vectors, clean.target[viewer, place], temperature) / count
-    wanted = F.log_softmax(model.scores(seen.states[viewer, place], seen.vectors)[:, 1:], -1)
-    found = F.log_softmax(model.scores(states[trained], vectors)[:, 1:], -1)
-    away = F.kl_div(found, wanted.detach(), log_target=True, reduction="sum") / count
+    wanted = Ranking(seen.states[viewer, place] / temperature, seen.vectors)
+    away = divergence(wanted, Ranking(states[trained] / temperature, vectors)) / count
     return Recovery(next_item, away, next_item.new_zeros(()))
