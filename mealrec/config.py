@@ -100,6 +100,9 @@ class TrainConfig(Settings):
     negatives: int | None = Field(
         None, ge=0, description="sampled candidates a step; 0: the whole catalogue; None: by its size"
     )
+    validation_viewers: int = Field(
+        100_000, ge=1, description="viewers ranked after each epoch, evenly spaced where there are more"
+    )
     matmul: Matmul = Field(
         "medium", description="float32 products in training: highest; high, medium: where a unit for them is there"
     )

@@ -53,7 +53,7 @@ class Found(NamedTuple):
     order_auc: float
 
 
-def make(folder: Path, *, items: int = 300, viewers: int, length: int = 8, seed: int = 0) -> tuple[Packed, World]:
+def make(folder: Path, *, items: int = 300, viewers: int, length: int, seed: int = 0) -> tuple[Packed, World]:
     """Write the world as a packed dataset. Deterministic in `seed`."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)

@@ -79,12 +79,21 @@ def _alike(rows: Ints, positions: Ints, count: int) -> list[Ints]:
 
 
 def evaluation_batches(
-    data: Packed, split: Literal["valid", "test"], *, max_history: int, batch_size: int, rank: int = 0, world: int = 1
+    data: Packed,
+    split: Literal["valid", "test"],
+    *,
+    max_history: int,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    most: int | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], Batch]]:
     """Viewers that have a target, with their newest max_history items, those of like length together (so a batch holds
-    little padding); target is at the last position only."""
+    little padding); target is at the last position only. most: so many viewers, evenly spaced, and no more."""
     at = np.asarray(data.target_at(split))
     viewers = np.nonzero(at >= 0)[0]
+    if most is not None and len(viewers) > most:
+        viewers = viewers[np.arange(most) * len(viewers) // most]
     length = np.minimum(at[viewers] - data.offsets[viewers], max_history)
     viewers = viewers[np.argsort(length, kind="stable")][rank::world]
     for part in np.split(viewers, range(batch_size, len(viewers), batch_size)):

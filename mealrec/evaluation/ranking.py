@@ -47,15 +47,17 @@ def rank_targets(
     batch_size: int | None = None,
     rank: int = 0,
     world: int = 1,
+    most: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Ranked:
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
-    what is older than the model's window. batch_size None: as many viewers as have their scores in the cache together."""
+    what is older than the model's window. batch_size None: as many viewers as have their scores in the cache together; most:
+    so many viewers, evenly spaced, stand for all."""
     batch_size = batch_size or min(2 * rows_at_once(data.items), MOST_VIEWERS)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1, dtype=torch.int64, device=device)
     for viewer, batch in evaluation_batches(
-        data, split, max_history=max_history, batch_size=batch_size, rank=rank, world=world
+        data, split, max_history=max_history, batch_size=batch_size, rank=rank, world=world, most=most
     ):
         target = batch.target[:, -1].to(device)
         seen = watched(data, viewer, split).to(device)

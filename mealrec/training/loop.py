@@ -238,6 +238,7 @@ class Trainer:
             max_history=model.settings.max_history,
             rank=self.peers.rank,
             world=self.peers.world,
+            most=self.config.validation_viewers,
             device=self.device,
         )
         ranks = torch.from_numpy(ranked.rank)

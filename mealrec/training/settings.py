@@ -28,4 +28,5 @@ class TrainSettings:
     ema_decay: float = 0.999
     average: bool = True
     negatives: int | None = None
+    validation_viewers: int = 100_000
     matmul: Matmul = "medium"

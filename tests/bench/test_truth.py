@@ -14,7 +14,7 @@ from mealrec.bench.truth_run import TRAINING, VARIANTS, run_truth, train_on_trut
 
 
 def test_order_is_all_that_tells_two_videos_apart(tmp_path: Path) -> None:
-    data, world = make(tmp_path, items=200, viewers=50, seed=1)
+    data, world = make(tmp_path, items=200, viewers=50, length=8, seed=1)
     assert world.salient[1:].sum(1).tolist() == [2] * 200 and world.duplicate[1:].sum(1).tolist() == [1] * 200
     assert not (world.salient & world.duplicate).any()
     places = [np.nonzero(row)[0] for row in world.salient[1:]]
@@ -38,11 +38,11 @@ def test_order_is_all_that_tells_two_videos_apart(tmp_path: Path) -> None:
 def test_tcd_finds_salient_frames_and_discounts_duplicates_and_sees_no_order_without_guidance(tmp_path: Path) -> None:
     """Order with guidance takes more viewers and epochs than a test has: it is measured by `mealrec bench truth`."""
     short = dataclasses.replace(TRAINING, warmup_epochs=5, joint_epochs=6)
-    whole = train_on_truth(tmp_path / "a", {}, seed=0, viewers=1000, training=short)
+    whole = train_on_truth(tmp_path / "a", {}, seed=0, viewers=500, training=short)
     assert whole.salience_auc > 0.9
     assert whole.duplicate_ratio < 0.7
     assert whole.topic_auc > 0.9
-    blind = train_on_truth(tmp_path / "b", VARIANTS["no guidance (A2)"], seed=0, viewers=1000, training=short)
+    blind = train_on_truth(tmp_path / "b", VARIANTS["no guidance (A2)"], seed=0, viewers=500, training=short)
     assert 0.42 < blind.order_auc < 0.58
     assert blind.topic_auc > 0.9
 

@@ -72,6 +72,23 @@ def test_evaluation_holds_out_the_right_item(packed: Packed, split: str) -> None
     assert seen == packed.viewers
 
 
+def test_a_bound_takes_viewers_from_everywhere(packed: Packed) -> None:
+    def taken(most: int | None, world: int = 1) -> list[int]:
+        parts = [
+            viewers
+            for rank in range(world)
+            for viewers, _ in evaluation_batches(
+                packed, "valid", max_history=50, batch_size=6, rank=rank, world=world, most=most
+            )
+        ]
+        return sorted(int(v) for part in parts for v in part)
+
+    everyone = taken(None)
+    some = taken(5)
+    assert len(some) == 5 and set(some) <= set(everyone) and max(some) > everyone[len(everyone) // 2]
+    assert taken(5, world=2) == some and taken(10**6) == everyone
+
+
 def test_popularity_counts_training_interactions_alone(packed: Packed) -> None:
     counts = Counter(i for v in range(packed.viewers) for i in packed.history(v, "train").tolist())
     assert packed.content.train_count().tolist() == [counts[i] for i in range(packed.items + 1)]

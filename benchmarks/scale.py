@@ -1,0 +1,219 @@
+"""What training and ranking cost as catalogue, viewers, frames and width grow: seconds and bytes on generated sets.
+
+    python benchmarks/scale.py                      # every size of the table, some 20 minutes on two cores
+    python benchmarks/scale.py --sizes 100k
+
+A set is written as a packed dataset (mapped arrays), then trained and ranked in a process of its own, whose peak memory counts
+the mapped pages too. Steps are timed, not whole epochs: an epoch is as many of them as the table says. The catalogue's refresh
+and the rankings are timed as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mealrec.bench.quality import commit_of
+from mealrec.bench.results import hardware
+from mealrec.data.batches import Windows, steps_per_epoch, training_batches
+from mealrec.data.packed import Packed, training_part
+from mealrec.data.split import leave_one_out
+from mealrec.evaluation.ranking import rank_targets
+from mealrec.model.mealrec import MealRec
+from mealrec.model.settings import ModelSettings
+from mealrec.training import checkpoint
+from mealrec.training.loop import State, Trainer
+from mealrec.training.precision import matmul
+from mealrec.training.settings import TrainSettings
+
+RESULT = Path(__file__).parent / "results" / "scale.json"
+VISUAL, TEXT, HISTORY, BATCH = 128, 64, 8, 1024
+TIMED, RANKED = 10, 2_000
+CHUNK = 100_000
+
+
+@dataclass(frozen=True)
+class Size:
+    videos: int
+    viewers: int
+    frames: int = 4
+    width: int = 64
+
+
+SIZES = {
+    "20k": Size(20_000, 100_000),
+    "100k": Size(100_000, 1_000_000),
+    "100k, 8 frames": Size(100_000, 1_000_000, frames=8),
+    "100k, width 128": Size(100_000, 1_000_000, width=128),
+    "300k": Size(300_000, 1_000_000),
+    "1M": Size(1_000_000, 1_000_000),
+}
+
+
+def write(folder: Path, size: Size, seed: int = 0) -> None:
+    """A packed dataset with Zipf-like popularity and histories of 3 to 12 items. Memory: one chunk of features."""
+    rng = np.random.default_rng(seed)
+    rows = size.videos + 1
+    shapes = {"visual": (rows, size.frames, VISUAL), "audio": (rows, size.frames, 0), "text": (rows, TEXT)}
+    for name, shape in shapes.items():
+        out = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape)
+        for at in range(0, rows, CHUNK):
+            part = out[at : at + CHUNK]
+            part[...] = rng.standard_normal(part.shape, dtype=np.float32)
+    there = np.arange(rows) > 0
+    frames = np.tile(np.arange(size.frames), (rows, 1))
+    length = rng.integers(3, 13, size.viewers)
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    sequence = _histories(rng, length, size.videos)
+    kept, _ = training_part(sequence, offsets, leave_one_out(offsets))
+    arrays = {
+        "position": (frames / size.frames).astype(np.float32),
+        "times": frames * 1000,
+        "frame_mask": np.tile(there[:, None], (1, size.frames)),
+        "available": there[:, None] & np.array([True, False, True]),
+        "train_count": np.bincount(kept, minlength=rows),
+        "sequence": sequence,
+        "offsets": offsets,
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "meta.json").write_text(json.dumps({"protocol": "leave-one-out", "tokens": "frames"}))
+
+
+def _histories(rng: np.random.Generator, length: np.ndarray, videos: int) -> np.ndarray:
+    """Items by popularity (log-uniform ranks), none twice in a history: a copy moves on by one until it is free."""
+    total = int(length.sum())
+    items = np.minimum(np.exp(rng.random(total) * np.log(videos)).astype(np.int64), videos)
+    viewer = np.repeat(np.arange(len(length)), length)
+    while True:
+        order = np.lexsort((items, viewer))
+        same = (np.diff(items[order]) == 0) & (np.diff(viewer[order]) == 0)
+        if not same.any():
+            return items
+        again = order[1:][same]
+        items[again] = rng.integers(1, videos + 1, len(again))
+
+
+def measure(folder: Path, size: Size) -> dict[str, Any]:
+    """Seconds of a step of each stage, of a refresh and of ranking, bytes of memory, checkpoint and features."""
+    torch.set_num_threads(2)
+    data = Packed.open(folder)
+    settings = ModelSettings(
+        **(data.content.dims | {"width": size.width, "max_history": HISTORY, "personal": "pooling"})
+    )
+    config = TrainSettings(batch_size=BATCH)
+    torch.manual_seed(0)
+    state = State.fresh(MealRec(settings), config)
+    trainer, facts_s = _timed(lambda: Trainer(data, config, seed=0))
+    windows = Windows.of(data, HISTORY)
+    warmup_s = _steps(trainer, state, data, windows)
+    state.progress.epoch = 1
+    trainer._leave_stage(state)
+    trainer.catalogue, refresh_s = _timed(lambda: trainer._refresh(state.model))
+    trainer.learnable_rows = trainer._learnable_rows()
+    joint_s = _steps(trainer, state, data, windows)
+    model = state.model.eval()
+    scorer, build_s = _timed(lambda: _scorer(model, data, trainer))
+    _, rank_s = _timed(lambda: rank_targets(scorer, data, "test", max_history=HISTORY, most=RANKED))
+    with tempfile.TemporaryDirectory() as held:
+        _, save_s = _timed(lambda: checkpoint.save(state, Path(held)))
+        saved = sum(p.stat().st_size for p in Path(held).iterdir())
+    return {
+        "steps_an_epoch": steps_per_epoch(windows, BATCH),
+        "softmax": "whole" if trainer.negatives is None else f"{trainer.negatives.count} sampled",
+        "facts_s": facts_s,
+        "warmup_step_s": warmup_s,
+        "joint_step_s": joint_s,
+        "refresh_s": refresh_s,
+        "serving_vectors_s": build_s,
+        "ranked_viewers_a_s": RANKED / rank_s,
+        "checkpoint_s": save_s,
+        "checkpoint_gib": saved / 2**30,
+        "features_gib": sum(p.stat().st_size for p in folder.iterdir()) / 2**30,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _scorer(model: MealRec, data: Packed, trainer: Trainer) -> Any:
+    from mealrec.bench.cell import scorer_of
+
+    return scorer_of(model, trainer.facts, data.content.gather)
+
+
+def _steps(trainer: Trainer, state: State, data: Packed, windows: Windows) -> float:
+    """Median seconds of a step."""
+    state.model.train()
+    trainer.steps = steps_per_epoch(windows, BATCH)
+    took = []
+    with matmul("medium"):
+        batches = training_batches(data, windows, batch_size=BATCH, seed=0, epoch=0)
+        for step, batch in enumerate(islice(batches, TIMED + 1)):
+            began = time.perf_counter()
+            trainer._step(state, batch, step)
+            took.append(time.perf_counter() - began)
+    return float(np.median(took[1:]))
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    out = work()
+    return out, time.perf_counter() - began
+
+
+def _case(size: Size, pipe: Any) -> None:
+    pipe.send(measure_in_folder(size))
+
+
+def measure_in_folder(size: Size) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        # written by another process, so that its memory does not count
+        writer = multiprocessing.get_context("spawn").Process(target=write, args=(Path(folder), size))
+        writer.start()
+        writer.join()
+        if writer.exitcode:
+            raise RuntimeError(f"writing {size} ended with status {writer.exitcode}")
+        return measure(Path(folder), size)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES), help="default: all")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    held = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"sizes": {}}
+    for name in arguments.sizes:
+        mine, theirs = multiprocessing.get_context("spawn").Pipe()
+        case = multiprocessing.get_context("spawn").Process(target=_case, args=(SIZES[name], theirs))
+        case.start()
+        theirs.close()
+        found = mine.recv()
+        case.join()
+        found = {k: v if isinstance(v, str | int) else round(v, 4) for k, v in found.items()}
+        held["sizes"][name] = asdict(SIZES[name]) | found
+        held |= {
+            "command": " ".join(["python", "benchmarks/scale.py", *sys.argv[1:]]),
+            "commit": commit_of(),
+            "hardware": hardware(),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        arguments.out.write_text(json.dumps(held, indent=1) + "\n")
+        print(name, json.dumps(held["sizes"][name]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
