@@ -31,6 +31,7 @@ OF_DATASET: Mapping[str, Mapping[str, Any]] = {
 NETWORK: Mapping[str, Any] = {"dropout": 0.3, "personal": "pooling", "denoiser_layers": 1}
 PLAIN: Mapping[str, Any] = {"tcd": "mean", "npd": "off", "reverse_weight": 0.0, "candidate_dropout": 0.0}
 IDS_ONLY: Mapping[str, Any] = {"content": False, **PLAIN}
+SLOW: Mapping[str, Any] = {"warmup_epochs": 150, "patience": 20}  # their first epochs look as if nothing came
 NEURAL_SPACE: Space = {"lr": (5e-4, 1e-3, 2e-3), "dropout": (0.2, 0.3, 0.4, 0.5), "batch_size": (32, 64, 128)}
 
 
@@ -90,7 +91,7 @@ _ROWS = [
         "dreamrec",
         "trained",
         "one-level diffusion head after DreamRec and DiffuRec",
-        {"dropout": 0.3},
+        {"dropout": 0.3, **SLOW},
         {**NEURAL_SPACE, "guidance": (0.0, 0.5, 1.0, 2.0)},
     ),
     Row(
@@ -121,7 +122,7 @@ _ROWS = [
         {},
         {"width": (128, 256, 512), "noise_scale": (1e-2, 1e-1, 1.0), "dropout": (0.2, 0.5, 0.7), "lr": (5e-4, 1e-3)},
     ),
-    Row("dcrec", "trained", "DCRec: dual conditional diffusion (2024)", {"dropout": 0.3}, NEURAL_SPACE),
+    Row("dcrec", "trained", "DCRec: dual conditional diffusion (2024)", {"dropout": 0.3, **SLOW}, NEURAL_SPACE),
     _model("mealrec", "the whole model", base=False),
     _variant("no-tcd", "A1: mean of tokens", tcd="mean"),
     _variant("no-guidance", "A2: without temporal guidance", guidance=False),
