@@ -106,6 +106,8 @@ class TrainConfig(Settings):
     matmul: Matmul = Field(
         "medium", description="float32 products in training: highest; high, medium: where a unit for them is there"
     )
+    checkpoint_steps: int = Field(500, ge=0, description="steps of an epoch between checkpoints; 0: at its end alone")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
     max_failures: int = Field(2, ge=0)
 
     def settings(self) -> TrainSettings:

@@ -51,9 +51,18 @@ def steps_per_epoch(windows: Windows, batch_size: int) -> int:
 
 
 def training_batches(
-    data: Packed, windows: Windows, *, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    data: Packed,
+    windows: Windows,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[Batch]:
-    """Batches of one epoch: the order depends on (seed, epoch) alone and `rank` takes every world-th row of each.
+    """Batches of one epoch from its batch number `start` on: the order depends on (seed, epoch) alone and `rank` takes every
+    world-th row of each.
 
     A batch holds windows of like length, and about as many positions as any other: batch_size windows on average, more short
     ones or fewer long ones. Every rank yields steps_per_epoch(windows, batch_size) batches; a rank's part may be empty."""
@@ -65,7 +74,7 @@ def training_batches(
         for part in np.split(order, range(chunk, len(order), chunk))
         for batch in _alike(part[np.argsort(positions[part], kind="stable")], positions, -(-len(part) // batch_size))
     ]
-    for at in np.random.default_rng([seed, epoch, 1]).permutation(len(batches)):
+    for at in np.random.default_rng([seed, epoch, 1]).permutation(len(batches))[start:]:
         yield _window_batch(data, windows.spans[batches[at]], rank, world)
 
 

@@ -1,17 +1,19 @@
 """Checkpoints as safetensors and JSON: no pickle, so a poisoned file can at worst be refused.
 
-    <folder>/state.safetensors   model.*, teacher.*, best.*, and the optimiser's moments optimiser.<index>.<name>
+    <folder>/state.safetensors   model.*, teacher.*, best.*, the optimiser's moments optimiser.<index>.<name>, and, inside an
+                                 epoch with TCD, epoch.pooled
     <folder>/state.json          progress, optimiser step counts, settings, format
 The training order and every random stream are functions of (seed, epoch, step), so progress is the whole data position.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +27,7 @@ from mealrec.training.optimiser import optimiser
 from mealrec.training.progress import Progress
 from mealrec.training.settings import TrainSettings
 
-FORMAT = 3
+FORMAT = 4
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
@@ -33,25 +35,45 @@ class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another model."""
 
 
+class Snapshot(NamedTuple):
+    """A state as it was at a moment: nothing of it changes while training goes on, so a thread may write it."""
+
+    tensors: dict[str, Tensor]
+    body: dict[str, Any]
+
+
 def save(state: State, folder: Path) -> None:
-    """Write a checkpoint into `folder` (made when absent); state.json last, by rename, so it marks a whole one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint into `folder` (made when absent)."""
+    write(snapshot(state), folder)
+
+
+def snapshot(state: State) -> Snapshot:
+    """A copy of all that a checkpoint holds. Memory: as much as the state's, until it is written."""
     tensors = _prefixed("model", state.model.state_dict()) | _prefixed("best", state.best)
     tensors |= _prefixed("teacher", state.teacher.state_dict())
+    if state.pooled is not None:
+        tensors["epoch.pooled"] = state.pooled
     moments: dict[str, Tensor] = {}
     counts: dict[str, float] = {}
     for index, values in state.optimiser.state_dict()["state"].items():
         counts[str(index)] = float(values["step"])
         moments |= {f"{index}.{name}": values[name] for name in ("exp_avg", "exp_avg_sq")}
     tensors |= _prefixed("optimiser", moments)
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, folder / TENSORS)
     body = {
         "format": FORMAT,
-        "sha256": _sha256(folder / TENSORS),  # a file of another checkpoint fits by shape and must not slip in
         "settings": asdict(state.model.settings),
-        "progress": state.progress.to_json(),
+        "progress": copy.deepcopy(state.progress.to_json()),
         "optimiser_steps": counts,
     }
+    return Snapshot({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, body)
+
+
+def write(held: Snapshot, folder: Path) -> None:
+    """Write a snapshot into `folder` (made when absent); state.json last, by rename, so it marks a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(held.tensors, folder / TENSORS)
+    # the hash, because a file of another checkpoint fits by shape and must not slip in
+    body = held.body | {"sha256": _sha256(folder / TENSORS)}
     temporary = folder / f"{STATE}.tmp"
     temporary.write_text(json.dumps(body))
     temporary.replace(folder / STATE)
@@ -91,6 +113,7 @@ def _restored(
     state.best = _part(tensors, "best")
     state.optimiser = optimiser(state.model, state.progress.stage, config)
     _restore_moments(state, _part(tensors, "optimiser"), body["optimiser_steps"])
+    state.pooled = tensors.get("epoch.pooled")
     return state
 
 

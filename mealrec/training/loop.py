@@ -30,6 +30,7 @@ from mealrec.training.precision import matmul
 from mealrec.training.progress import STAGES, Progress
 from mealrec.training.settings import TrainSettings
 from mealrec.training.step import (
+    PARTS,
     Catalogue,
     Inputs,
     Losses,
@@ -46,13 +47,15 @@ GATE_METRIC_K = 10
 
 @dataclass
 class State:
-    """All that a checkpoint holds: weights, the EMA teacher, the best weights of the stage, optimiser, progress."""
+    """All that a checkpoint holds: weights, the EMA teacher, the best weights of the stage, optimiser, progress; pooled: the
+    catalogue's item-mode tokens [N + 1, D] of an epoch with TCD that is under way."""
 
     model: MealRec
     teacher: MealRec
     best: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     progress: Progress = field(default_factory=Progress)
+    pooled: Tensor | None = None
 
     @classmethod
     def fresh(cls, model: MealRec, config: TrainSettings) -> State:
@@ -98,9 +101,11 @@ class Trainer:
         state: State,
         on_epoch: Callable[[State], None] = lambda state: None,
         on_stage: Callable[[State], None] = lambda state: None,
+        on_step: Callable[[State], None] = lambda state: None,
     ) -> None:
-        """Train until every stage is done; `on_epoch` is called after each epoch, with a state that may be saved, `on_stage`
-        at the end of each stage, when state.best is what the stage gives."""
+        """Train until every stage is done; `on_epoch` is called after each epoch and `on_step` after every
+        config.checkpoint_steps steps inside one, both with a state that may be saved and gone on from; `on_stage` at the end of
+        each stage, when state.best is what the stage gives."""
         # a model without diffusion, without denoising and without corruption is whole after the warm-up
         is_plain = state.model.settings.tcd == "mean" and state.model.settings.npd == "off"
         limits = {"warmup": self.config.warmup_epochs, "joint": 0 if is_plain else self.config.joint_epochs}
@@ -114,7 +119,7 @@ class Trainer:
                 self._leave_stage(state)
                 continue
             with matmul(self.config.matmul):
-                self._epoch(state, windows)
+                self._epoch(state, windows, on_step)
             on_epoch(state)
 
     def _leave_stage(self, state: State) -> None:
@@ -126,11 +131,11 @@ class Trainer:
             state.teacher.load_state_dict(state.model.state_dict())
             state.best = _copy_of(state.model)
 
-    def _epoch(self, state: State, windows: Windows) -> None:
+    def _epoch(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> None:
         progress, began = state.progress, time.monotonic()
-        self.catalogue = self.facts if progress.stage == "warmup" else self._refresh(state.model)
-        self.learnable_rows = self._learnable_rows()
-        parts = self._train(state, windows)
+        self._begin(state)
+        parts = self._train(state, windows, on_step)
+        progress.step, progress.losses, state.pooled = 0, {}, None
         served = state.teacher if self.config.average else state.model
         metrics = self._validate(served, plain=progress.stage == "warmup")
         progress.epoch += 1
@@ -145,7 +150,19 @@ class Trainer:
         figures = " ".join(f"{k} {v:.4f}" for k, v in entry.items() if isinstance(v, float))
         self.say(f"{progress.stage} epoch {progress.epoch}/{planned}: {figures} ({time.monotonic() - began:.1f} s)")
 
-    def _train(self, state: State, windows: Windows) -> dict[str, float]:
+    def _begin(self, state: State) -> None:
+        """The catalogue as this epoch sees it: made from the weights that the epoch began with, which a run that goes on inside
+        the epoch no longer has."""
+        if state.progress.stage == "warmup":
+            self.catalogue = self.facts
+        elif state.pooled is not None:
+            self.catalogue = dataclasses.replace(self.facts, pooled=state.pooled.to(self.device))
+        else:
+            self.catalogue = self._refresh(state.model)
+        state.pooled = self.catalogue.pooled
+        self.learnable_rows = self._learnable_rows()
+
+    def _train(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> dict[str, float]:
         state.model.train()
         progress, steps = state.progress, steps_per_epoch(windows, self.config.batch_size)
         self.steps = steps
@@ -157,19 +174,33 @@ class Trainer:
             batch_size=self.config.batch_size,
             seed=self.seed,
             epoch=progress.total_epochs,
+            start=progress.step,
             rank=self.peers.rank,
             world=self.peers.world,
         )
-        for step, batch in enumerate(batches):
+        every = self.config.checkpoint_steps
+        for step, batch in enumerate(batches, start=progress.step):
             losses = self._step(state, batch, step)
             for name, value in losses.parts.items():
                 sums[name] = sums.get(name, 0.0) + value
+            progress.step = step + 1
+            if every and progress.step % every == 0 and progress.step < steps:
+                sums = self._settle(progress, sums)
+                on_step(state)
+                state.model.train()
             if time.monotonic() - last_said > 5:
                 last_said = time.monotonic()
                 self.say(f"{progress.stage} epoch {progress.epoch + 1}: step {step + 1}/{steps}")
-        names = sorted(sums)
-        total = self.peers.total(torch.tensor([sums[n] for n in names], dtype=torch.float64))
-        return {f"loss_{n}": float(v) / steps for n, v in zip(names, total, strict=True)}
+        self._settle(progress, sums)
+        return {f"loss_{name}": value / steps for name, value in progress.losses.items()}
+
+    def _settle(self, progress: Progress, sums: dict[str, float]) -> dict[str, float]:
+        """Add all workers' sums of losses to the progress. A worker may have had no row yet, so every part is asked for."""
+        found = torch.tensor([[sums.get(n, 0.0), float(n in sums)] for n in PARTS], dtype=torch.float64)
+        for name, (value, there) in zip(PARTS, self.peers.total(found).tolist(), strict=True):
+            if there:
+                progress.losses[name] = progress.losses.get(name, 0.0) + value
+        return {}
 
     def _step(self, state: State, batch: Batch, step: int) -> Losses:
         where = [self.seed, STAGES.index(state.progress.stage), state.progress.epoch, step, self.peers.rank]

@@ -12,7 +12,8 @@ STAGES: tuple[Stage, ...] = ("warmup", "joint")
 
 @dataclass
 class Progress:
-    """stage and epochs finished in it; best validation NDCG@10 of the stage and epochs since; one dict an epoch."""
+    """stage and epochs finished in it; step: steps finished of the epoch after them, and losses: what these summed up to over
+    all workers; best validation NDCG@10 of the stage and epochs since; one dict an epoch."""
 
     stage: Stage = "warmup"
     epoch: int = 0
@@ -21,6 +22,8 @@ class Progress:
     waited: int = 0
     finished: bool = False
     curves: list[dict[str, Any]] = field(default_factory=list)
+    step: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
 
     @property
     def best_valid(self) -> float:

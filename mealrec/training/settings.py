@@ -29,4 +29,5 @@ class TrainSettings:
     average: bool = True
     negatives: int | None = None
     validation_viewers: int = 100_000
+    checkpoint_steps: int = 500
     matmul: Matmul = "medium"

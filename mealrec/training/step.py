@@ -77,6 +77,9 @@ class Inputs(NamedTuple):
     content: Content | None
 
 
+PARTS = ("divergence", "next_item", "noise", "plain", "reverse", "tcd")  # of the losses, as they are logged
+
+
 class Losses(NamedTuple):
     """total: sums over positions divided by `positions` (a global count, so that workers' gradients add up exactly);
     parts: detached sums for the log."""

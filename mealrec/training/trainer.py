@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -11,12 +12,16 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mealrec.config import RayConfig, TrainConfig
 from mealrec.model.settings import ModelSettings
 
+if TYPE_CHECKING:
+    from mealrec.training.loop import State
+
 POLL_S = 0.5
+_ONE_IN_FLIGHT = threading.Semaphore()  # of a worker: a disk that is slower than the steps must not fill the memory
 
 
 class TrainingError(RuntimeError):
@@ -62,7 +67,7 @@ def _fit(job: Job) -> Path:
             name=job.name,
             storage_path=job.storage,
             failure_config=FailureConfig(max_failures=job.config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.config.keep_checkpoints),
         ),
     )
     try:
@@ -71,6 +76,10 @@ def _fit(job: Job) -> Path:
         raise TrainingError(f"training run {job.name} failed: {error}") from error
     if result.checkpoint is None:
         raise TrainingError(f"training run {job.name} ended without a checkpoint")
+    known = {Path(held.path).name for held, _ in result.best_checkpoints or []} | {Path(result.checkpoint.path).name}
+    for folder in (Path(job.storage) / job.name).glob("checkpoint_*"):
+        if folder.is_dir() and folder.name not in known:  # its writer was killed before Ray heard of it
+            shutil.rmtree(folder)
     return Path(result.checkpoint.path)
 
 
@@ -102,20 +111,52 @@ def _worker(arguments: dict[str, Any]) -> None:
         if rank == 0:
             _append(Path(arguments["storage"]) / f"{arguments['name']}.progress", line)
 
-    def on_epoch(state: State) -> None:
-        entry = state.progress.curves[-1]
-        with tempfile.TemporaryDirectory() as folder:
-            if rank == 0:
-                checkpoint.save(state, Path(folder))
-            held = ray.train.Checkpoint.from_directory(folder) if rank == 0 else None
-            ray.train.report(entry, checkpoint=held)
+    def keep(state: State, figures: dict[str, Any]) -> None:
+        _report(state, figures, Path(arguments["storage"]) / arguments["name"] if rank == 0 else None)
 
     if resumed is not None:
-        say(f"resumed after {state.progress.total_epochs} epochs ({state.progress.stage})")
+        inside = f" and {state.progress.step} steps" if state.progress.step else ""
+        say(f"resumed after {state.progress.total_epochs} epochs{inside} ({state.progress.stage})")
     peers = Peers(rank, context.get_world_size())
     Trainer(
         Packed.open(Path(arguments["packed"])), config.settings(), seed=arguments["seed"], peers=peers, say=say
-    ).run(state, on_epoch)
+    ).run(
+        state,
+        on_epoch=lambda state: keep(state, state.progress.curves[-1]),
+        on_step=lambda state: keep(state, {"epoch": state.progress.total_epochs + 1, "step": state.progress.step}),
+    )
+
+
+def _report(state: State, figures: dict[str, Any], run_folder: Path | None) -> None:
+    """Report figures to Ray from every worker, and a checkpoint from the one that is given the run's folder.
+
+    What is reported is a snapshot, which a thread writes to its place in the run's folder while training goes on: half
+    a checkpoint is never registered, and the run's end waits for the last one."""
+    import ray.train
+
+    from mealrec.training import checkpoint
+
+    if run_folder is None:
+        ray.train.report(figures)
+        return
+    _ONE_IN_FLIGHT.acquire()
+    held = checkpoint.snapshot(state)
+
+    def write(local: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        del local  # an empty folder: nothing is copied from it
+        try:
+            checkpoint.write(held, run_folder / name)
+        finally:
+            _ONE_IN_FLIGHT.release()
+        return ray.train.Checkpoint(str(run_folder / name))
+
+    ray.train.report(
+        figures,
+        checkpoint=ray.train.Checkpoint.from_directory(tempfile.mkdtemp(prefix="mealrec-checkpoint-")),
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=write,
+        delete_local_checkpoint_after_upload=True,
+    )
 
 
 def _progress_file(job: Job) -> Path:

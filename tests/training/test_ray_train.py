@@ -1,0 +1,58 @@
+"""Ray Train around the loop: a worker that is killed inside an epoch costs a few steps and changes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mealrec.config import RayConfig, TrainConfig
+from mealrec.data.packed import Packed
+from mealrec.training import checkpoint
+from mealrec.training.trainer import Job, train
+from tests.training.killed_run import digest, settings_of
+
+CONFIG = TrainConfig(
+    workers=2,
+    warmup_epochs=4,
+    joint_epochs=2,
+    batch_size=2,
+    patience=9,
+    lr=5e-3,
+    checkpoint_steps=3,
+    keep_checkpoints=2,
+)
+
+
+def run(packed: Packed, folder: Path, said: list[str]) -> str:
+    job = Job("run", str(folder), str(packed.root), settings_of(packed), CONFIG, seed=3)
+    last = train(job, RayConfig(), said.append)
+    kept = [p for p in (folder / "run").iterdir() if p.is_dir() and p.name.startswith("checkpoint")]
+    assert len(kept) == CONFIG.keep_checkpoints and all((p / "state.json").is_file() for p in kept)
+    return digest(checkpoint.load(last, settings_of(packed), CONFIG.settings()))
+
+
+def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
+    until = time.monotonic() + 120
+    while not killed and time.monotonic() < until:
+        if any(folder.glob("run/checkpoint*/state.json")):
+            workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
+            if workers:
+                workers[-1].kill()
+                killed.append(workers[-1].pid)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_path: Path) -> None:
+    said: list[str] = []
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "killed", killed))
+    killer.start()
+    end = run(packed, tmp_path / "killed", said)
+    killer.join()
+    assert killed and any(line.startswith("resumed after") and "steps" in line for line in said), said
+    assert end == run(packed, tmp_path / "whole", [])

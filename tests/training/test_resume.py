@@ -1,0 +1,146 @@
+"""A run that is killed after any of its steps, and killed again, ends as one that nobody killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mealrec.data.packed import Packed
+from mealrec.training import checkpoint
+from mealrec.training.checkpoint import CheckpointError
+from mealrec.training.loop import State, Trainer
+from tests.training.killed_run import CONFIG, SEED, digest, fresh, settings_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_killed_after_every_step_and_again_it_ends_bit_for_bit_the_same(packed: Packed, tmp_path: Path) -> None:
+    for name in ("packed", "lives"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.killed_run", str(packed.root), str(tmp_path / "lives")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert len(found["killed"]) >= 9
+    assert set(found["killed"].values()) == {found["whole"]}
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopped_inside_a_joint_epoch(packed: Packed, folder: Path) -> None:
+    """Leaves the checkpoint of the second joint epoch's middle."""
+
+    def save(state: State) -> None:
+        checkpoint.save(state, folder)
+        if state.progress.stage == "joint" and state.progress.epoch == 1 and state.progress.step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        Trainer(packed, CONFIG, seed=SEED).run(fresh(packed), save, on_step=save)
+
+
+def _model(state: State, packed: Packed) -> None:
+    state.model.load_state_dict(fresh(packed).model.state_dict())
+
+
+def _teacher(state: State, packed: Packed) -> None:
+    state.teacher.load_state_dict(fresh(packed).model.state_dict())
+
+
+def _best(state: State, packed: Packed) -> None:
+    state.best = fresh(packed).best
+    state.progress.best = 2.0  # else the next epoch writes over it
+
+
+def _moment(name: str) -> Callable[[State, Packed], None]:
+    def forget(state: State, packed: Packed) -> None:
+        del packed
+        for values in state.optimiser.state.values():
+            values[name].zero_()
+
+    return forget
+
+
+def _step(state: State, packed: Packed) -> None:
+    del packed
+    state.progress.step = 0
+
+
+def _epoch(state: State, packed: Packed) -> None:
+    del packed
+    state.progress.epoch -= 1
+
+
+def _losses(state: State, packed: Packed) -> None:
+    del packed
+    state.progress.losses = {}
+
+
+def _pooled(state: State, packed: Packed) -> None:
+    del packed
+    state.pooled = None
+
+
+PARTS: dict[str, Callable[[State, Packed], None]] = {
+    "weights": _model,
+    "averaged weights": _teacher,
+    "best weights": _best,
+    "first moments": _moment("exp_avg"),
+    "second moments": _moment("exp_avg_sq"),
+    "step counts": _moment("step"),
+    "steps of the epoch": _step,
+    "epochs": _epoch,
+    "sums of losses": _losses,
+    "tokens of the epoch's catalogue": _pooled,
+}
+
+
+@pytest.mark.parametrize("forgotten", ["nothing", *PARTS])
+def test_every_part_of_a_checkpoint_is_needed(packed: Packed, tmp_path: Path, forgotten: str) -> None:
+    whole = fresh(packed)
+    Trainer(packed, CONFIG, seed=SEED).run(whole)
+    stopped_inside_a_joint_epoch(packed, tmp_path / "last")
+    torch.manual_seed(123)  # whatever state the process has, it must not matter
+    state = checkpoint.load(tmp_path / "last", settings_of(packed), CONFIG)
+    if forgotten != "nothing":
+        PARTS[forgotten](state, packed)
+    Trainer(packed, CONFIG, seed=SEED).run(state)
+    assert (digest(state) == digest(whole)) == (forgotten == "nothing")
+
+
+def test_what_a_snapshot_holds_does_not_change_while_training_goes_on(packed: Packed, tmp_path: Path) -> None:
+    state = fresh(packed)
+    taken: list[checkpoint.Snapshot] = []
+
+    def take(held: State) -> None:
+        if not taken:
+            checkpoint.save(held, tmp_path / "then")
+            taken.append(checkpoint.snapshot(held))
+
+    Trainer(packed, CONFIG, seed=SEED).run(state, on_step=take)
+    checkpoint.write(taken[0], tmp_path / "later")
+    then, later = (checkpoint.load(tmp_path / n, settings_of(packed), CONFIG) for n in ("then", "later"))
+    assert digest(then) == digest(later) != digest(state)
+    assert then.progress.step == CONFIG.checkpoint_steps
+
+
+def test_a_checkpoint_without_its_last_file_is_none(packed: Packed, tmp_path: Path) -> None:
+    checkpoint.save(fresh(packed), tmp_path / "half")
+    (tmp_path / "half" / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "half", settings_of(packed), CONFIG)
