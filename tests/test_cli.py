@@ -18,6 +18,7 @@ COMMANDS = (
     "ingest microlens",
     "sessionize",
     "extract",
+    "profile",
     "train",
     "evaluate",
     "drift",

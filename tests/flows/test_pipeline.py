@@ -27,7 +27,18 @@ from tests.small_world import SMALL, command, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
 
-STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"]
+STAGES = [
+    "ingest",
+    "sessionize",
+    "sequences",
+    "extract",
+    "profile",
+    "train",
+    "evaluate",
+    "drift",
+    "promote",
+    "recommend",
+]
 
 
 @pytest.fixture(scope="module")
