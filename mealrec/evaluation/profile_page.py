@@ -44,6 +44,8 @@ def render(data: ProfileData, out: Path) -> Path:
             title=f"Data profile, version {data.version}",
             accepted=data.accepted,
             tables=data.tables,
+            times=_times(data.now),
+            times_then=_times(data.then),
             cards=list(_cards(data.now, before)),
             moved=sorted((q for q in data.quantities if q.state != "ok"), key=lambda q: (q.state, -q.value)),
             compared=len(data.quantities),
@@ -63,13 +65,17 @@ Before = Mapping[Key, Measured]  # by the part of now that it stands beside
 
 def _cards(now: Sequence[Measured], before: Before) -> Iterator[dict[str, str]]:
     for one in now:
-        then = before.get((one.part, one.group, one.name))
-        if one.part == "whole" and one.kind in ("count", "time"):
-            words = [
-                _time(side.counts) if one.kind == "time" else f"{side.counts[0]:,}" for side in (one, then) if side
-            ]
-            name = "first and last event" if one.kind == "time" else one.name
-            yield {"name": name, "now": words[0], "then": words[1] if len(words) > 1 else ""}
+        if one.part == "whole" and one.kind == "count":
+            then = before.get((one.part, one.group, one.name))
+            yield {"name": one.name, "now": f"{one.counts[0]:,}", "then": f"{then.counts[0]:,}" if then else ""}
+
+
+def _times(profile: Sequence[Measured]) -> str:
+    """First and last event."""
+    found = (one.counts for one in profile if one.part == "whole" and one.kind == "time")
+    return "".join(
+        " to ".join(f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}" for ms in counts) for counts in found
+    )
 
 
 def _plots(now: Sequence[Measured], before: Before, part: Part) -> Iterator[dict[str, Any]]:
@@ -116,7 +122,3 @@ def _shares(now: Sequence[Measured], before: Before) -> Iterator[dict[str, str]]
 
 def _share(one: Measured | None) -> str:
     return "" if one is None or not one.counts[1] else f"{one.counts[0] / one.counts[1]:.2%}"
-
-
-def _time(counts: Sequence[int]) -> str:
-    return " to ".join(datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M") for ms in counts)
