@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.lake import Lake
@@ -17,6 +18,7 @@ from mealrec.stages.sessionize import settings_digest
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
 from spark_jobs.run_sessionize import run
+from tests.spark_jobs import logs as generated
 
 DAY, MINUTE = 86_400_000, 60_000
 FIRST = 1_767_571_200_000  # 2026-01-05
@@ -127,6 +129,33 @@ def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: An
     assert len(set(lake.read(INTERACTIONS)["session_id"].to_pylist())) == 1
     assert max(lake.read(INTERACTIONS)["session_position"].to_pylist()) == 287
     world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@settings(
+    max_examples=3,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],  # making a failure smaller would take Spark an hour: the pure test does that
+    suppress_health_check=list(HealthCheck),
+)
+@given(files=generated.logs(viewers=40, fewest=40, files=3))
+def test_a_night_on_any_log_gives_what_twenty_lines_of_python_say(
+    spark: Any, tmp_path_factory: pytest.TempPathFactory, files: generated.Files
+) -> None:
+    """Many viewers at once, because Spark takes a second before its first row."""
+    world = World(spark, tmp_path_factory.mktemp("world"), bot_events_a_minute=None)
+    world.file("events-0.jsonl", [*files[0], event("first", "first", FIRST)])
+    for n, rows in enumerate(files[1:], start=1):
+        if n == 2:
+            world.night()
+        world.file(f"events-{n}.jsonl", rows)
+    world.night()
+    lake = Lake(world.config.lake)
+    good, bad = generated.oracle([[*files[0], event("first", "first", FIRST)], *files[1:]])
+    assert generated.found_good(lake.read(INTERACTIONS).to_pylist()) == good
+    assert generated.found_bad(lake.read(QUARANTINE).to_pylist(), json.loads) == bad
 
 
 def test_only_neighbours_within_the_gap_are_looked_at() -> None:
