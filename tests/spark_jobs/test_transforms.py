@@ -172,6 +172,9 @@ def test_an_event_may_be_as_late_and_as_early_as_its_file_allows_and_no_more(tmp
     good, bad = outcomes(tmp_path, lines, files=1, config=STRICT)
     assert {r["event_id"] for r in good} == {"e1", "e2"}
     assert {r["key"]: r["reason"] for r in bad} == {"e0": "too_late", "e3": "future"}
+    # a time that is not believed opens no day: a night would make it anew
+    days = {r["event_id"]: r["day"] for r in judged(tmp_path, lines, files=1, config=STRICT)[0].to_pylist()}
+    assert days == {"e0": None, "e1": day_number("2026-01-03"), "e2": day_number("2026-01-07"), "e3": None}
 
 
 def test_times_in_all_legal_forms_become_utc_milliseconds(tmp_path: Path) -> None:
