@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.lake import Lake
 from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
@@ -101,15 +102,22 @@ def test_nights_end_as_a_rebuild_does_bit_for_bit(spark: Any, tmp_path: Path) ->
     # of five: the new one, the one whose day it has late events of, and the one whose sessions go on into that day
     assert read["files"] == 3 and read["days"] == 3  # its own, the one before, and some minutes of the next
     world.same_as_a_rebuild()
-    # a file of a day long past arrives late, in the middle of sessions; a video becomes known; a file changes
+    # a file of a day long past arrives late, in the middle of sessions; another one goes away
     late = [event("late-1", "u1", FIRST + DAY - MINUTE), event("late-2", "u2", FIRST + DAY + 3 * MINUTE), "broken too"]
     (tmp_path / "events" / "late").mkdir()
     world.file("late/events-2026-01-05-again.jsonl", late)
-    assert world.night()["details"]["read"]["files"] < 6
+    (tmp_path / "events" / "events-2026-01-07.jsonl").unlink()
+    night = world.night()
+    assert night["details"]["read"]["rows"] < night["rows_in"], "what only the last day has is not read into it"
     world.same_as_a_rebuild()
     world.videos(["v1", "v2", "v3", "v4"])
-    (tmp_path / "events" / "events-2026-01-07.jsonl").unlink()
     world.night()
+    world.same_as_a_rebuild()
+    # other settings: everything is judged again
+    world.config = world.config.model_copy(
+        update={"sessionize": world.config.sessionize.model_copy(update={"gap_minutes": 5})}
+    )
+    assert world.night()["details"]["read"]["files"] == 5
     world.same_as_a_rebuild()
 
 
@@ -174,3 +182,29 @@ def test_settings_of_sequences_do_not_make_interactions_anew() -> None:
     assert settings_digest(base) != settings_digest(
         base.model_copy(update={"sessionize": SessionizeConfig(gap_minutes=9)})
     )
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("when", ["before it looks", "after it looked"])
+def test_of_two_nights_at_once_one_wins_and_the_other_says_so(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The second begins and ends while the first is about to commit: before it looks at its claim, and after."""
+    world = World(spark, tmp_path)
+    world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST)])
+    world.night()
+    world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY)])
+    real, lake = Lake._fenced, Lake(world.config.lake)
+    late = []
+
+    def fenced(self: Lake, table: str, claim: Any) -> Any:
+        monkeypatch.setattr(Lake, "_fenced", real)
+        found = real(self, table, claim) if when == "after it looked" else None
+        late.append(world.night()["version"])
+        return found or real(self, table, claim)
+
+    monkeypatch.setattr(Lake, "_fenced", fenced)
+    with pytest.raises(Overtaken, match="nothing is committed"):
+        world.night()
+    assert late == [1] and lake.version(INTERACTIONS) == 1
+    world.same_as_a_rebuild()
