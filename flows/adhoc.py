@@ -11,7 +11,7 @@ from flows.stages import TASKS
 from mealrec.config import RunConfig
 
 StageName = Literal[
-    "ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"
+    "ingest", "sessionize", "sequences", "extract", "profile", "train", "evaluate", "drift", "promote", "recommend"
 ]
 
 

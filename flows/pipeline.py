@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import alerts, hooks, summary, sweep
-from flows.stages import drift, evaluate, extract, ingest, promote, recommend, sequences, sessionize, train
+from flows.stages import drift, evaluate, extract, ingest, profile, promote, recommend, sequences, sessionize, train
 from mealrec.config import RunConfig
 
 # stages start engines of their own that use every core: one at a time
@@ -30,7 +30,8 @@ def pipeline(config: RunConfig, full: bool = False) -> dict[str, Any]:
     interactions = sessionize.submit(config, full=full, wait_for=[landing])
     viewers = sequences.submit(config, wait_for=[interactions])
     videos = extract.submit(config, full=full, wait_for=[landing, viewers])
-    model = train.submit(config, wait_for=[viewers, videos])
+    healthy = profile.submit(config, wait_for=[viewers, videos])
+    model = train.submit(config, wait_for=[healthy])
     report = evaluate.submit(config, wait_for=[model])
     moved = drift.submit(config, wait_for=[report])
     decision = promote.submit(config, wait_for=[moved])
@@ -41,6 +42,7 @@ def pipeline(config: RunConfig, full: bool = False) -> dict[str, Any]:
         "sessionize": interactions,
         "sequences": viewers,
         "extract": videos,
+        "profile": healthy,
         "train": model,
         "evaluate": report,
         "drift": moved,

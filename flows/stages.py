@@ -62,11 +62,16 @@ ingest = stage_task("ingest")
 sessionize = stage_task("sessionize")
 sequences = stage_task("sequences")
 extract = stage_task("extract")
+profile = stage_task("profile")
 train = stage_task("train")
 evaluate = stage_task("evaluate")
 drift = stage_task("drift")
 promote = stage_task("promote")
 recommend = stage_task("recommend")
 TASKS = dict(
-    zip(STAGES, (ingest, sessionize, sequences, extract, train, evaluate, drift, promote, recommend), strict=True)
+    zip(
+        STAGES,
+        (ingest, sessionize, sequences, extract, profile, train, evaluate, drift, promote, recommend),
+        strict=True,
+    )
 )

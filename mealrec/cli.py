@@ -19,6 +19,7 @@ from mealrec.drift_cli import drift
 from mealrec.ingest_cli import ingest
 from mealrec.options import AsJson, Config, LakeDir, Preset, Settings, Verbose, Work, configuration
 from mealrec.presets import PRESETS, preset
+from mealrec.profile_cli import profile
 from mealrec.ray_cli import ray
 from mealrec.redaction import redact
 from mealrec.registry_cli import promotions, rollback
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(ingest, name="ingest")
 app.add_typer(bench, name="bench")
+app.command()(profile)
 app.command()(drift)
 app.command()(rollback)
 app.command()(promotions)

@@ -19,6 +19,7 @@ from mealrec.config_operations import IndexConfig as IndexConfig
 from mealrec.config_operations import ServeConfig as ServeConfig
 from mealrec.config_tables import ColumnRule as ColumnRule
 from mealrec.config_tables import FeaturesConfig as FeaturesConfig
+from mealrec.config_tables import ProfileConfig as ProfileConfig
 from mealrec.config_tables import SessionizeConfig as SessionizeConfig
 from mealrec.config_tables import SourceConfig as SourceConfig
 from mealrec.config_tables import SparkConfig as SparkConfig
@@ -171,6 +172,7 @@ class RunConfig(Settings):
     spark: SparkConfig = SparkConfig()
     sessionize: SessionizeConfig = SessionizeConfig()
     features: FeaturesConfig = FeaturesConfig()
+    profile: ProfileConfig = ProfileConfig()
     ray: RayConfig = RayConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from mealrec.config_operations import Settings
+from mealrec.config_operations import Bounds, Settings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "kuairec", "kuairand", "landing"]
 EventField = Literal["event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device"]
@@ -116,6 +116,19 @@ class SessionizeConfig(Settings):
     def _is_a_day(cls, value: str) -> str:
         date.fromisoformat(value)
         return value
+
+
+class ProfileConfig(Settings):
+    """How far the tables may move from the last accepted profile before nothing is trained on them: from `alarm` on the stage
+    stops, from `warn` on it says so."""
+
+    psi: Bounds = Field(Bounds(warn=0.1, alarm=0.25), description="distributions: population stability index")
+    share: Bounds = Field(
+        Bounds(warn=0.05, alarm=0.15), description="null rates, quarantine, absent features: difference of two shares"
+    )
+    fall: Bounds = Field(Bounds(warn=0.2, alarm=0.4), description="counts: by what share of the old figure they fell")
+    growth: Bounds = Field(Bounds(warn=1.5, alarm=4.0), description="counts: by what share of the old figure they grew")
+    significance: float = Field(1e-3, gt=0, lt=0.5, description="a move that chance makes this often is none")
 
 
 class FeaturesConfig(Settings):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake import Schema as DeltaSchema
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from mealrec import __version__, claims
@@ -200,30 +201,31 @@ class Lake:
 
         `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table); with `append`, `removes`
         names the files of the newest version that leave it. Partition values are read from the `column=value` folders.
-        Returns the new version. Raises Overtaken when provenance.claim no longer holds, and deltalake's CommitFailedError
-        when another writer committed in between: nothing of ours is visible then.
+        Returns the new version. Raises Overtaken when provenance.claim no longer holds, and when another writer committed in
+        between: nothing of ours is visible then.
         """
         adds = [self._add_action(table, path) for path in paths]
         schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
         there = self._fenced(table, provenance.claim)
-        if there is None:
-            create_table_with_add_actions(
-                self.uri(table),
-                DeltaSchema.from_arrow(schema),
-                adds,
-                mode="error",
-                partition_by=partition_by,
-                commit_properties=provenance.properties(retries=0),
-            )
-        else:
-            there.create_write_transaction(
-                [*adds, *(self._remove_action(path) for path in removes)],
-                mode=mode,
-                schema=schema,
-                partition_by=partition_by,
-                partition_filters=partition_filters,
-                commit_properties=provenance.properties(),
-            )
+        with self._alone(table, made=there is None):
+            if there is None:
+                create_table_with_add_actions(
+                    self.uri(table),
+                    DeltaSchema.from_arrow(schema),
+                    adds,
+                    mode="error",
+                    partition_by=partition_by,
+                    commit_properties=provenance.properties(retries=0),
+                )
+            else:
+                there.create_write_transaction(
+                    [*adds, *(self._remove_action(path) for path in removes)],
+                    mode=mode,
+                    schema=schema,
+                    partition_by=partition_by,
+                    partition_filters=partition_filters,
+                    commit_properties=provenance.properties(),
+                )
         version = self.version(table)
         assert version is not None
         return version
@@ -233,14 +235,15 @@ class Lake:
         (None: all of them). Returns the new version."""
         rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
         there = self._fenced(table, provenance.claim)
-        write_deltalake(
-            self.uri(table) if there is None else there,
-            rows,
-            mode="overwrite",
-            predicate=replace if there is not None else None,
-            partition_by=list(PARTITIONS[table]) or None,
-            commit_properties=provenance.properties(retries=0 if there is None else None),
-        )
+        with self._alone(table, made=there is None):
+            write_deltalake(
+                self.uri(table) if there is None else there,
+                rows,
+                mode="overwrite",
+                predicate=replace if there is not None else None,
+                partition_by=list(PARTITIONS[table]) or None,
+                commit_properties=provenance.properties(retries=0 if there is None else None),
+            )
         version = self.version(table)
         assert version is not None
         return version
@@ -253,6 +256,19 @@ class Lake:
             if there is not None:
                 claims.check_base(there, table, claim)
         return there
+
+    @contextmanager
+    def _alone(self, table: str, *, made: bool) -> Iterator[None]:
+        """Says in our words that Delta refused a commit because another one came first; made: this commit makes the table."""
+        try:
+            yield
+        except DeltaError as error:
+            if isinstance(error, CommitFailedError) or (made and self.exists(table)):
+                raise claims.Overtaken(
+                    f"table {table!r}: another run committed at the same moment, nothing is committed. Its result stands; "
+                    "run it again if there is still something to do"
+                ) from error
+            raise
 
     def append_at(self, table: str, base: int, rows: pa.Table, provenance: Provenance) -> int:
         """Append rows as the very next version after `base` (-1: the table does not exist yet); returns the new version.

@@ -21,6 +21,8 @@ SEQUENCES = "sequences"
 FEATURES = "features"
 RECOMMENDATIONS = "recommendations"
 PROMOTIONS = "promotions"
+PROFILES = "profiles"
+ACCEPTANCES = "acceptances"
 
 SCHEMAS: dict[str, pa.Schema] = {
     INTERACTIONS: pa.schema(
@@ -138,6 +140,29 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("run_id", pa.string()),  # the flow run, empty for a command
         ]
     ),
+    # one version a data profile; the commit names the versions of the tables that were looked at
+    PROFILES: pa.schema(
+        [
+            # whole; week: events of the last seven days; recent: of days after the last that the accepted profile knew
+            ("part", pa.string()),
+            ("group", pa.string()),  # the table, or rows: how many of them
+            ("name", pa.string()),  # the quantity
+            ("kind", pa.string()),  # count | share | classes | time
+            ("labels", pa.list_(pa.string())),  # classes: their names; else empty
+            # count: one figure. share: how many, of how many. classes: rows of each. time: first and last, UTC ms
+            ("counts", pa.list_(pa.int64())),
+        ]
+    ),
+    ACCEPTANCES: pa.schema(
+        [
+            ("sequence", pa.int64()),  # order of the decisions
+            ("profile", pa.int64()),  # version of `profiles` that training may go on from
+            ("who", pa.string()),
+            ("when", pa.string()),  # ISO 8601, UTC
+            ("why", pa.string()),
+            ("run_id", pa.string()),  # the flow run, empty for a command
+        ]
+    ),
 }
 
 PARTITIONS: dict[str, tuple[str, ...]] = {
@@ -149,6 +174,8 @@ PARTITIONS: dict[str, tuple[str, ...]] = {
     FEATURES: ("bucket",),
     RECOMMENDATIONS: ("model_version",),
     PROMOTIONS: (),
+    PROFILES: (),
+    ACCEPTANCES: (),
 }
 
 # reason codes of the quarantine table; the simulator's truth uses the same words

@@ -79,7 +79,7 @@ def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
         for at, row in zip(rejected.tolist(), rows, strict=True):
             reasons[at] = EVENT_REASONS[code[at] - 1]
             details[at] = _detail(reasons[at] or "", row, rules.config)
-        columns["payload"] = _payloads(columns["payload"], rejected, rows, hashed=rules.key is not None)
+        columns["payload"] = _payloads(columns["payload"], rejected, rows)
     rows_in = batch.num_rows
     columns |= {
         "file": pa.array(np.full(rows_in, file, dtype=np.int32)),
@@ -206,16 +206,17 @@ def as_payload(row: dict[str, Any]) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _payloads(raw: pa.Array, rejected: npt.NDArray[np.intp], rows: list[dict[str, Any]], *, hashed: bool) -> pa.Array:
-    """With hashed viewers the raw text, which names them, is not kept: file and line say where it is."""
+def _payloads(raw: pa.Array, rejected: npt.NDArray[np.intp], rows: list[dict[str, Any]]) -> pa.Array:
+    """What has no raw text (Parquet, hashed viewers) is kept as JSON of our fields; file and line say where it is."""
     kept = raw.to_pylist()
     for at, row in zip(rejected.tolist(), rows, strict=True):
-        if row["broken"] is None and (hashed or kept[at] is None):
+        if row["broken"] is None and kept[at] is None:
             kept[at] = as_payload(row)
     return pa.array(kept, pa.string())
 
 
 def _hashed(columns: dict[str, pa.Array], key: bytes) -> dict[str, pa.Array]:
+    """The raw text goes with the names: it holds them."""
     coded = columns["user_id"].dictionary_encode()
     named = [hmac.new(key, u.encode(), hashlib.sha256).hexdigest()[:32] for u in coded.dictionary.to_pylist()]
     users = pa.DictionaryArray.from_arrays(coded.indices, pa.array(named, pa.string())).dictionary_decode()

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,27 @@ from scipy import stats
 
 from mealrec.config_operations import Bounds, DriftConfig
 
-Measure = Literal["psi", "ks", "share", "ratio"]
+Measure = Literal["psi", "ks", "share", "ratio", "change"]
 State = Literal["ok", "warn", "alarm"]
 Numbers = npt.NDArray[np.floating[Any]]
+Counts = npt.NDArray[np.integer[Any]]
 LEAST_RUNS = 3  # earlier runs from which a median means anything
+
+
+class Limits(Protocol):
+    """What shares and counts of classes are judged by: DriftConfig, or ProfileConfig."""
+
+    @property
+    def psi(self) -> Bounds: ...
+    @property
+    def share(self) -> Bounds: ...
+    @property
+    def significance(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One compared quantity. value: how far it moved by `measure`; chance: how far it moves by chance; moved: in words."""
+    """One compared quantity. value: how far it moved by `measure`; chance: how far it moves by chance; then, now: in words."""
 
     group: str
     name: str
@@ -39,18 +51,24 @@ class Quantity:
     warn: float
     alarm: float
     state: State
-    moved: str
+    then: str
+    now: str
     reference_rows: int
     current_rows: int
 
+    @property
+    def moved(self) -> str:
+        return f"{self.then} -> {self.now}"
+
     def row(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"moved": self.moved}
 
 
-def psi(reference: npt.NDArray[np.integer[Any]], current: npt.NDArray[np.integer[Any]]) -> float:
-    """Population stability index of two count vectors over the same classes: sum of (q - p) ln(q / p).
+def psi(reference: Counts, current: Counts) -> float:
+    """Population stability index of two count vectors over the same classes: sum of (q - p) ln(q / p), p and q being their
+    shares (Siddiqi, Credit Risk Scorecards, 2006, whose rule of thumb is below .1 stable, above .25 moved).
 
-    Half a row is added to every class, so that an empty one gives a large number and not infinity."""
+    Half a row is added to every class of both sides, so that an empty one gives a large number and not infinity."""
     p = (reference + 0.5) / (reference + 0.5).sum()
     q = (current + 0.5) / (current + 0.5).sum()
     return float(((q - p) * np.log(q / p)).sum())
@@ -65,11 +83,23 @@ def classes(
     before, now = Counter(reference), Counter(current)
     names = sorted(set(before) | set(now), key=str)
     counts = [np.array([side[n] for n in names], dtype=np.int64) for side in (before, now)]
-    shares = [side / side.sum() for side in counts]
+    return counted(group, name, [str(n) for n in names], counts[0], counts[1], config)
+
+
+def counted(
+    group: str, name: str, names: Sequence[str], reference: Counts, current: Counts, config: Limits
+) -> Quantity | None:
+    """PSI of rows counted by class, and the class that moved most; None where one side has no rows.
+
+    Chance: two samples of one source have a PSI of about (1/n + 1/m) chi-square of classes - 1 degrees of freedom."""
+    rows = int(reference.sum()), int(current.sum())
+    if not all(rows):
+        return None
+    shares = reference / rows[0], current / rows[1]
     most = int(np.abs(shares[1] - shares[0]).argmax())
-    chance = stats.chi2.isf(config.significance, max(len(names) - 1, 1)) * _per_row(len(reference), len(current))
-    moved = f"{names[most]}: {shares[0][most]:.1%} -> {shares[1][most]:.1%}"
-    return _judged(group, name, "psi", psi(*counts), float(chance), config.psi, moved, len(reference), len(current))
+    chance = stats.chi2.isf(config.significance, max(len(names) - 1, 1)) * _per_row(*rows)
+    words = f"{names[most]}: {shares[0][most]:.1%}", f"{shares[1][most]:.1%}"
+    return _judged(group, name, "psi", psi(reference, current), float(chance), config.psi, words, *rows)
 
 
 def binned(
@@ -88,12 +118,12 @@ def values(group: str, name: str, reference: Numbers, current: Numbers, config: 
         return None
     found = float(stats.ks_2samp(reference, current, method="asymp").statistic)
     chance = float(stats.kstwobign.isf(config.significance)) * _per_row(len(reference), len(current)) ** 0.5
-    moved = f"median {np.median(reference):.4g} -> {np.median(current):.4g}"
-    return _judged(group, name, "ks", found, chance, config.ks, moved, len(reference), len(current))
+    words = f"median {np.median(reference):.4g}", f"{np.median(current):.4g}"
+    return _judged(group, name, "ks", found, chance, config.ks, words, len(reference), len(current))
 
 
 def share(
-    group: str, name: str, reference: tuple[int, int], current: tuple[int, int], config: DriftConfig
+    group: str, name: str, reference: tuple[int, int], current: tuple[int, int], config: Limits
 ) -> Quantity | None:
     """Difference of two shares, each given as (how many, of how many); None where one is of nothing."""
     if not reference[1] or not current[1]:
@@ -102,8 +132,16 @@ def share(
     both = (reference[0] + current[0]) / (reference[1] + current[1])
     spread = (both * (1 - both) * _per_row(reference[1], current[1])) ** 0.5
     chance = float(stats.norm.isf(config.significance / 2)) * spread
-    moved = f"{before:.2%} -> {now:.2%}"
-    return _judged(group, name, "share", abs(now - before), chance, config.share, moved, reference[1], current[1])
+    words = f"{before:.2%}", f"{now:.2%}"
+    return _judged(group, name, "share", abs(now - before), chance, config.share, words, reference[1], current[1])
+
+
+def change(group: str, name: str, reference: int, current: int, fall: Bounds, growth: Bounds) -> Quantity:
+    """By what share of the old figure a count fell or grew. How many rows a table has is not a sample: chance has no part."""
+    by = (current - reference) / max(reference, 1)
+    words = f"{reference:,}", f"{current:,} ({by:+.1%})"
+    bounds = fall if by < 0 else growth
+    return _judged(group, name, "change", abs(by), 0.0, bounds, words, reference, current)
 
 
 def duration(name: str, seconds: Sequence[float], config: DriftConfig) -> Quantity | None:
@@ -112,8 +150,8 @@ def duration(name: str, seconds: Sequence[float], config: DriftConfig) -> Quanti
         return None
     usual = median(seconds[1:])
     value = seconds[0] / max(usual, 1.0)  # a stage of less than a second is not worth a word
-    moved = f"{usual:.1f} s -> {seconds[0]:.1f} s"
-    return _judged("durations", name, "ratio", value, 1.0, config.duration, moved, len(seconds) - 1, 1)
+    words = f"{usual:.1f} s", f"{seconds[0]:.1f} s"
+    return _judged("durations", name, "ratio", value, 1.0, config.duration, words, len(seconds) - 1, 1)
 
 
 def worst(quantities: Sequence[Quantity]) -> State:
@@ -126,10 +164,17 @@ def _per_row(reference: int, current: int) -> float:
 
 
 def _judged(
-    group: str, name: str, measure: Measure, value: float, chance: float, bounds: Bounds, moved: str, *rows: int
+    group: str,
+    name: str,
+    measure: Measure,
+    value: float,
+    chance: float,
+    bounds: Bounds,
+    words: tuple[str, str],
+    *rows: int,
 ) -> Quantity:
     state: State = "ok"
     if value > chance:
         state = "alarm" if value >= bounds.alarm else "warn" if value >= bounds.warn else "ok"
     figures = (round(value, 5), round(chance, 5), bounds.warn, bounds.alarm)
-    return Quantity(group, name, measure, *figures, state, moved, *rows)
+    return Quantity(group, name, measure, *figures, state, *words, *rows)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from mealrec.evaluation import plots
-
-TEMPLATES = Path(__file__).parent
+from mealrec.evaluation.templates import environment
 
 
 @dataclass(frozen=True)
@@ -64,17 +61,18 @@ def render(data: ReportData, out: Path) -> Path:
     """Write the page. Everything that comes from data is escaped."""
     metrics = data.report["metrics"]["test"]
     names = list(next(iter(metrics.values())))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(["html"]), trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.get_template("report.html").render(
-        data=data,
-        report=data.report,
-        metrics=metrics,
-        names=names,
-        curves=plots.curves(data.report["curves"]),
-        bars=plots.bars(metrics, names),
-        slices=plots.slices(data.report["slices"], list(metrics)),
+    html = (
+        environment()
+        .get_template("report.html")
+        .render(
+            data=data,
+            report=data.report,
+            metrics=metrics,
+            names=names,
+            curves=plots.curves(data.report["curves"]),
+            bars=plots.bars(metrics, names),
+            slices=plots.slices(data.report["slices"], list(metrics)),
+        )
     )
     out.write_text(html, encoding="utf-8")
     return out

@@ -7,7 +7,6 @@ source.json says `synthetic_time: true`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mealrec.sources.checksums import sha256, verify
 from mealrec.sources.landing import Landing, SourceError
 
 EPOCH_MS = 1_767_571_200_000  # 2026-01-05T00:00:00Z
@@ -124,7 +124,9 @@ def land(
 
 
 def landed(landing: Landing, kind: str, inputs: list[Path]) -> dict[str, Any] | None:
-    """What source.json says, if this landing was made from the same files; None otherwise."""
+    """What source.json says, if this landing was made from the same files; None otherwise. Raises SourceError where a file is
+    not the one that a SHA256SUMS beside it names."""
+    verify(inputs)
     path = landing.root / SOURCE
     if not path.is_file():
         return None
@@ -134,11 +136,7 @@ def landed(landing: Landing, kind: str, inputs: list[Path]) -> dict[str, Any] | 
 
 def fingerprint(paths: list[Path]) -> dict[str, str]:
     """SHA-256 of each file by name."""
-    out = {}
-    for path in paths:
-        with path.open("rb") as file:
-            out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return out
+    return {path.name: sha256(path) for path in paths}
 
 
 def _event(row: Interaction) -> dict[str, Any]:

@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from mealrec.stages.summary import StageSummary
 
 # in the order in which data flows through them
-STAGES = ("ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend")
+STAGES = (
+    "ingest",
+    "sessionize",
+    "sequences",
+    "extract",
+    "profile",
+    "train",
+    "evaluate",
+    "drift",
+    "promote",
+    "recommend",
+)
 
 
 def stage_named(name: str) -> Callable[..., StageSummary]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from mealrec.config_operations import DriftConfig
 from mealrec.data import sample
+from mealrec.data.histograms import RATIO_EDGES
 from mealrec.evaluation.drift import Quantity, binned, classes, share, values
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, INTERACTIONS, SEQUENCES
@@ -20,7 +21,6 @@ from mealrec.serving.recommender import Recommender
 from mealrec.serving.signals import signals
 
 EVENT_COLUMNS = ("event_type", "timestamp_ms", "watch_ms", "watch_ratio", "is_positive")
-RATIO_EDGES = (0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0, 1.5, 2.0, np.inf)  # of a video's length
 MODALITIES = {"visual": ("visual", "visual_dim"), "audio": ("audio", "audio_dim"), "text": ("text", "text_dim")}
 HOUR_MS = 3_600_000
 

@@ -13,21 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
 
 from mealrec.claims import CLAIMS
-from mealrec.lake import Lake
-from mealrec.schema import FEATURES, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
+from mealrec.lake import SUMMARY_KEY, Lake, Provenance
+from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
+from mealrec.sources.simulated.truth import Truth
 from tests.canaries import found_in
 from tests.integration.servers import until
 from tests.small_world import SMALL, command, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
 
-STAGES = ["ingest", "sessionize", "sequences", "extract", "train", "evaluate", "drift", "promote", "recommend"]
+STAGES = [
+    "ingest",
+    "sessionize",
+    "sequences",
+    "extract",
+    "profile",
+    "train",
+    "evaluate",
+    "drift",
+    "promote",
+    "recommend",
+]
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +189,37 @@ def _woken(process: subprocess.Popen[str], tree: list[Any]) -> str:
 @pytest.fixture
 def own_lake(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(world[0], tmp_path / "lake"))
+
+
+def test_data_that_moved_stops_the_run_before_training(own_lake: Path) -> None:
+    lake = Lake(str(own_lake))
+    features = lake.read(FEATURES)
+    at = features.schema.get_field_index("duration_ms")
+    empty = features.set_column(at, "duration_ms", pa.nulls(len(features), pa.int64()))
+    lake.write(FEATURES, empty, Provenance("test", "a night that lost a column"))
+    before = (own_lake / "summary.json").read_text()
+    done = subprocess.run(command(own_lake), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert "the data moved too far from profile version 0, nothing is trained on it" in said
+    assert "features null_duration_ms 0.00% 100.00%" in said and "mealrec.train:" not in said
+    assert (own_lake / "summary.json").read_text() == before
+
+
+def test_an_added_day_costs_its_own_files_and_videos(own_lake: Path) -> None:
+    landing, lake = own_lake / "_work" / "landing", Lake(str(own_lake))
+    files, videos = len(list((landing / "events").iterdir())), lake.read(ITEMS).num_rows
+    size = ["--videos", "24", "--viewers", "80", "--days", "7", "--more-days", "1"]
+    subprocess.run([sys.executable, "-m", "mealrec.cli", "simulate", str(landing), *size], check=True, timeout=100)
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    for stage in ("ingest", "sessionize"):
+        run_stage = [sys.executable, "-m", "mealrec.cli", "stage", stage, "--preset", "demo", "--lake", str(own_lake)]
+        subprocess.run([*run_stage, *settings], check=True, timeout=200)
+    done = json.loads(lake.history(INTERACTIONS, "sessionize")[0].metadata[SUMMARY_KEY])["details"]
+    assert done["files"] == files + 1
+    # its own file, and that of the day before, whose late events came with it
+    assert (done["read"]["files"], done["read"]["days"]) == (2, 2)
+    assert len(Truth.load(landing).salience) == videos + 1
 
 
 def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:

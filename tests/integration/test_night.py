@@ -44,6 +44,8 @@ pytestmark = [pytest.mark.night, pytest.mark.spark, pytest.mark.ray, pytest.mark
 VIDEOS, VIEWERS, DAYS = 24, 200, 6
 SETTINGS: dict[str, dict[str, Any]] = {
     "sessionize": {"earliest": "2026-01-01", "latest": "2026-03-01"},  # as the simulated platform's truth has it
+    # and its viewers soon have seen every video: no day is like the one before
+    "profile": {name: {"warn": 1, "alarm": 99} for name in ("psi", "share", "fall", "growth")},
     "features": {"frames": 4},
     "model": {"width": 32},
     "train": {"warmup_epochs": 12, "joint_epochs": 3, "batch_size": 32},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,30 @@ def test_ninerec_keeps_the_order_and_marks_made_up_times(tmp_path: Path) -> None
     assert not read_ninerec(tmp_path / "in", landing)[1] and len(events(landing)) == 2
 
 
+def test_a_file_that_is_not_the_one_its_sums_name_is_refused_before_anything_is_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, landing = ninerec(tmp_path / "in"), Landing(tmp_path / "out")
+    made = subprocess.run(["sha256sum", "sequential_data.txt"], cwd=folder, capture_output=True, text=True, check=True)
+    (folder / "SHA256SUMS").write_text(made.stdout)
+    with caplog.at_level("INFO"):
+        read_ninerec(folder, landing)
+    assert "sequential_data.txt: SHA-256 is as" in caplog.text and "Tiny_item.csv is not named in" in caplog.text
+    ninerec(folder, sequences="0 0 1 2\n1 2 1\n")
+    found = hashlib.sha256(b"0 0 1 2\n1 2 1\n").hexdigest()
+    with pytest.raises(SourceError) as refused:
+        read_ninerec(folder, Landing(tmp_path / "other"))
+    assert all(
+        word in str(refused.value) for word in (str(folder / "sequential_data.txt"), found, made.stdout.split()[0])
+    )
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(SourceError, match="SHA-256 is"):
+        read_ninerec(folder, landing)  # what was landed from the right file does not hide it
+    (folder / "SHA256SUMS").write_text("\nsequential_data.txt\n")
+    with pytest.raises(SourceError, match=r"SHA256SUMS:2: expected 64 hexadecimal digits"):
+        read_ninerec(folder, landing)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -73,16 +99,16 @@ def test_a_missing_file_is_named_with_what_was_found(tmp_path: Path) -> None:
 def test_microlens_reads_sequences_and_prefers_timestamps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    (folder / "MicroLens-x_pairs.tsv").write_text("1\t3 2\n2\t2\n")
-    (folder / "MicroLens-x_titles.csv").write_text('item,title\n2,"two, with comma"\n9,nine\n')
+    (folder / "MicroLens-50k_pairs.tsv").write_text("1\t3 2\n2\t2\n")
+    (folder / "MicroLens-50k_titles.csv").write_text('item,title\n2,"two, with comma"\n9,nine\n')
     source, _ = read_microlens(folder, Landing(tmp_path / "a"))
     assert (source["interactions"], source["videos"], source["synthetic_time"]) == (3, 3, True)
-    (folder / "MicroLens-x_pairs.csv").write_text("user,item,timestamp\n1,3,1700000000000\n1,2,1700000005000\n")
+    (folder / "MicroLens-50k_pairs.csv").write_text("user,item,timestamp\n1,3,1700000000000\n1,2,1700000005000\n")
     source, _ = read_microlens(folder, Landing(tmp_path / "b"))
     assert not source["synthetic_time"]
     assert {r["timestamp"] for r in events(Landing(tmp_path / "b"))} == {1700000000000, 1700000005000}
     assert "not the official file's" in caplog.text
-    (folder / "MicroLens-x_pairs.csv").write_text("user,video\n")
+    (folder / "MicroLens-50k_pairs.csv").write_text("user,video\n")
     with pytest.raises(SourceError, match="expected the header user,item,timestamp, found 'user,video'"):
         read_microlens(folder, Landing(tmp_path / "c"))
 
@@ -195,13 +221,20 @@ def test_the_recbole_kind_is_a_source_that_needs_a_folder(tmp_path: Path) -> Non
     ],
 )
 def test_real_sets_have_their_published_sizes(
-    real_data: Path, tmp_path: Path, name: str, kind: str, folder: str, expected: tuple[int, int]
+    real_data: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    kind: str,
+    folder: str,
+    expected: tuple[int, int],
 ) -> None:
     source = SourceConfig.model_validate({"kind": kind, "directory": str(real_data / folder)})
     summary = ingest(RunConfig(lake=str(tmp_path), source=source))
     assert (summary.rows_out, summary.details["videos"]) == expected
     again = ingest(RunConfig(lake=str(tmp_path), source=source))
     assert again.skipped and again.rows_out == summary.rows_out
+    assert "official" not in caplog.text
 
 
 def test_a_catalogue_may_be_jsonl_csv_or_parquet_and_says_what_is_wrong(tmp_path: Path) -> None:

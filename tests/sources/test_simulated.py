@@ -25,6 +25,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def times(folder: Path) -> dict[str, int]:
+    """Times of change of the event files and videos."""
+    return {str(p): p.stat().st_mtime_ns for part in ("events", "videos") for p in (folder / part).iterdir()}
+
+
 def hashes(folder: Path, pattern: str = "**/*") -> dict[str, str]:
     return {
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
@@ -109,11 +114,14 @@ def test_viewers_watch_what_they_like_longer(platform: Path) -> None:
 def test_added_days_leave_older_files_as_they_are(tmp_path: Path) -> None:
     out = tmp_path / "growing"
     simulate(out, **SIZE)
-    before = hashes(out, "events/*") | hashes(out, "videos/*")
+    before, touched = hashes(out, "events/*") | hashes(out, "videos/*"), times(out)
     truth = simulate(out, **SIZE, more_days=2)
     after = hashes(out, "events/*") | hashes(out, "videos/*")
     assert {k: after[k] for k in before} == before
+    assert {k: times(out)[k] for k in touched} == touched, "a night reads again what was touched"
     assert len(hashes(out, "events/*")) == 9 and len(truth.salience) == 14
+    # a run of the same platform does not take the added days away
+    assert simulate(out, **SIZE) == truth and len(hashes(out, "events/*")) == 9
 
 
 def test_salient_moments_lie_inside_the_segments(platform: Path) -> None:

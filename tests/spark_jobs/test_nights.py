@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 
+from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.lake import Lake
 from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
@@ -17,6 +19,7 @@ from mealrec.stages.sessionize import settings_digest
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
 from spark_jobs.run_sessionize import run
+from tests.spark_jobs import logs as generated
 
 DAY, MINUTE = 86_400_000, 60_000
 FIRST = 1_767_571_200_000  # 2026-01-05
@@ -99,15 +102,22 @@ def test_nights_end_as_a_rebuild_does_bit_for_bit(spark: Any, tmp_path: Path) ->
     # of five: the new one, the one whose day it has late events of, and the one whose sessions go on into that day
     assert read["files"] == 3 and read["days"] == 3  # its own, the one before, and some minutes of the next
     world.same_as_a_rebuild()
-    # a file of a day long past arrives late, in the middle of sessions; a video becomes known; a file changes
+    # a file of a day long past arrives late, in the middle of sessions; another one goes away
     late = [event("late-1", "u1", FIRST + DAY - MINUTE), event("late-2", "u2", FIRST + DAY + 3 * MINUTE), "broken too"]
     (tmp_path / "events" / "late").mkdir()
     world.file("late/events-2026-01-05-again.jsonl", late)
-    assert world.night()["details"]["read"]["files"] < 6
+    (tmp_path / "events" / "events-2026-01-07.jsonl").unlink()
+    night = world.night()
+    assert night["details"]["read"]["rows"] < night["rows_in"], "what only the last day has is not read into it"
     world.same_as_a_rebuild()
     world.videos(["v1", "v2", "v3", "v4"])
-    (tmp_path / "events" / "events-2026-01-07.jsonl").unlink()
     world.night()
+    world.same_as_a_rebuild()
+    # other settings: everything is judged again
+    world.config = world.config.model_copy(
+        update={"sessionize": world.config.sessionize.model_copy(update={"gap_minutes": 5})}
+    )
+    assert world.night()["details"]["read"]["files"] == 5
     world.same_as_a_rebuild()
 
 
@@ -129,6 +139,33 @@ def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: An
     world.same_as_a_rebuild()
 
 
+@pytest.mark.spark
+@pytest.mark.slow
+@settings(
+    max_examples=3,
+    derandomize=True,
+    deadline=None,
+    phases=[Phase.generate],  # making a failure smaller would take Spark an hour: the pure test does that
+    suppress_health_check=list(HealthCheck),
+)
+@given(files=generated.logs(viewers=40, fewest=40, files=3))
+def test_a_night_on_any_log_gives_what_twenty_lines_of_python_say(
+    spark: Any, tmp_path_factory: pytest.TempPathFactory, files: generated.Files
+) -> None:
+    """Many viewers at once, because Spark takes a second before its first row."""
+    world = World(spark, tmp_path_factory.mktemp("world"), bot_events_a_minute=None)
+    world.file("events-0.jsonl", [*files[0], event("first", "first", FIRST)])
+    for n, rows in enumerate(files[1:], start=1):
+        if n == 2:
+            world.night()
+        world.file(f"events-{n}.jsonl", rows)
+    world.night()
+    lake = Lake(world.config.lake)
+    good, bad = generated.oracle([[*files[0], event("first", "first", FIRST)], *files[1:]])
+    assert generated.found_good(lake.read(INTERACTIONS).to_pylist()) == good
+    assert generated.found_bad(lake.read(QUARANTINE).to_pylist(), json.loads) == bad
+
+
 def test_only_neighbours_within_the_gap_are_looked_at() -> None:
     beside = neighbours(frozenset({10}), range(1, 20), frozenset(), 30)
     assert (beside.after, beside.trusted) == ({11}, {9})
@@ -145,3 +182,29 @@ def test_settings_of_sequences_do_not_make_interactions_anew() -> None:
     assert settings_digest(base) != settings_digest(
         base.model_copy(update={"sessionize": SessionizeConfig(gap_minutes=9)})
     )
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("when", ["before it looks", "after it looked"])
+def test_of_two_nights_at_once_one_wins_and_the_other_says_so(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The second begins and ends while the first is about to commit: before it looks at its claim, and after."""
+    world = World(spark, tmp_path)
+    world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST)])
+    world.night()
+    world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY)])
+    real, lake = Lake._fenced, Lake(world.config.lake)
+    late = []
+
+    def fenced(self: Lake, table: str, claim: Any) -> Any:
+        monkeypatch.setattr(Lake, "_fenced", real)
+        found = real(self, table, claim) if when == "after it looked" else None
+        late.append(world.night()["version"])
+        return found or real(self, table, claim)
+
+    monkeypatch.setattr(Lake, "_fenced", fenced)
+    with pytest.raises(Overtaken, match="nothing is committed"):
+        world.night()
+    assert late == [1] and lake.version(INTERACTIONS) == 1
+    world.same_as_a_rebuild()

@@ -42,10 +42,16 @@ def write_logs(
         lines = _lines(rng, punctual + late, day, rows, rejected) if events else []
         late = [e for e, held in zip(events, is_late, strict=True) if held] if events else late
         text = "".join(f"{line}\n" for line in lines)
-        (folder / f"events-{_day(day)}.jsonl").write_text(text)
+        _write(folder / f"events-{_day(day)}.jsonl", text)
         rows["written"] += len(lines)
     rows["valid"] = rows["written"] - sum(rejected.values())
     return rows, rejected
+
+
+def _write(path: Path, text: str) -> None:
+    """Nothing where the file holds just this already: a night tells new files from old ones by their time of change."""
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
 
 
 def _events(

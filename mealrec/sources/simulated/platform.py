@@ -39,15 +39,15 @@ def simulate(
     """Write a landing folder: videos/, events/, catalogue.jsonl and truth.json.
 
     Everything follows from the arguments. Run again with the same ones it does nothing; interrupted, it goes on; with
-    more_days it adds days (and videos) and leaves older files as they are. Raises SourceError for a folder that holds another
-    platform. Cost: linear in videos x seconds and in viewers x days.
+    more_days it adds days (and videos), which stay from then on, and leaves older files as they are. Raises SourceError for a
+    folder that holds another platform. Cost: linear in videos x seconds and in viewers x days.
     """
     settings: dict[str, str | int] = {"videos": videos, "viewers": viewers, "days": days, "seed": seed}
     settings["clips"] = str(clips) if clips else ""
     _claim(out, settings)
     if (out / TRUTH).is_file():
         truth = Truth.load(out)
-        if truth.settings == settings | {"more_days": more_days}:
+        if int(truth.settings["more_days"]) >= more_days:
             return truth
     plans = plan_videos(seed, videos, days, more_days)
     people = plan_viewers(seed, viewers)
