@@ -68,7 +68,10 @@ def test_help_comes_without_loading_the_engines() -> None:
         (["train", "--preset", "demo", "--lake", "empty"], "table 'sequences' does not exist"),
         (["extract", "--videos", "nowhere", "--lake", "x"], "nowhere is not a folder"),
         (["rollback", "--preset", "demo", "--lake", "empty"], "nothing to roll back: no champion"),
-        (["stage", "extrakt"], "unknown stage 'extrakt'; valid stages: ingest, sessionize, sequences, extract, profile, train"),
+        (
+            ["stage", "extrakt"],
+            "unknown stage 'extrakt'; valid stages: ingest, sessionize, sequences, extract, profile, train",
+        ),
         (["ray", "submit", "extrakt"], "unknown stage 'extrakt'; valid stages: ingest, sessionize, sequences, extract"),
         (["ray", "submit", "extract", "--set", "train.epohs=2"], "train.epohs: unknown key"),
         (["wun"], "No such command 'wun'"),

@@ -35,10 +35,12 @@ def run(packed: Packed, folder: Path, said: list[str]) -> str:
     return digest(checkpoint.load(last, settings_of(packed), CONFIG.settings()))
 
 
-def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) -> None:
-    until = time.monotonic() + 120
+def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
+    """Once a fourth one is written: the first ones have then reached the driver, which is what a run goes on from."""
+    until, seen = time.monotonic() + 120, set[Path]()
     while not killed and time.monotonic() < until:
-        if any(folder.glob("run/checkpoint*/state.json")):
+        seen |= set(folder.glob("run/checkpoint*/state.json"))
+        if len(seen) > 3:
             workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in p.name()]
             if workers:
                 workers[-1].kill()
@@ -50,7 +52,7 @@ def kill_a_worker_after_the_first_checkpoint(folder: Path, killed: list[int]) ->
 def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_path: Path) -> None:
     said: list[str] = []
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_worker_after_the_first_checkpoint, args=(tmp_path / "killed", killed))
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(tmp_path / "killed", killed))
     killer.start()
     end = run(packed, tmp_path / "killed", said)
     killer.join()
