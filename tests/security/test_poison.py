@@ -126,7 +126,7 @@ def saved(settings: ModelSettings, folder: Path, seed: int) -> Path:
         ("state.safetensors", b"\x80\x04.", "not the file"),
         ("state.json", b"\x80\x04.", "not a whole checkpoint"),
         ("state.json", b"[]", "format None"),
-        ("state.json", b'{"format": 3, "settings": 7}', "other model settings"),
+        ("state.json", b'{"format": 4, "settings": 7}', "other model settings"),
     ],
 )
 def test_a_poisoned_checkpoint_is_refused(

@@ -85,7 +85,7 @@ def test_a_job_whose_stage_was_claimed_by_a_newer_run_commits_nothing(
         """Claims the stage while Spark is at work."""
 
         def emit(self, record: logging.LogRecord) -> None:
-            if "valid" in record.getMessage():
+            if "reading" in record.getMessage():  # seconds before the commit
                 lake.claim("sessionize", "newer-run", INTERACTIONS)
 
     logger, newer = logging.getLogger("mealrec.sessionize"), NewerRun()
