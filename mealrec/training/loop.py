@@ -185,7 +185,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
             progress.step = step + 1
             if every and progress.step % every == 0 and progress.step < steps:
-                sums = self._settle(progress, sums)
+                self._settle(progress, sums)
                 on_step(state)
                 state.model.train()
             if time.monotonic() - last_said > 5:
@@ -194,13 +194,13 @@ class Trainer:
         self._settle(progress, sums)
         return {f"loss_{name}": value / steps for name, value in progress.losses.items()}
 
-    def _settle(self, progress: Progress, sums: dict[str, float]) -> dict[str, float]:
-        """Add all workers' sums of losses to the progress. A worker may have had no row yet, so every part is asked for."""
+    def _settle(self, progress: Progress, sums: dict[str, float]) -> None:
+        """Move all workers' sums of losses into the progress. A worker may have had no row yet, so every part is asked for."""
         found = torch.tensor([[sums.get(n, 0.0), float(n in sums)] for n in PARTS], dtype=torch.float64)
         for name, (value, there) in zip(PARTS, self.peers.total(found).tolist(), strict=True):
             if there:
                 progress.losses[name] = progress.losses.get(name, 0.0) + value
-        return {}
+        sums.clear()
 
     def _step(self, state: State, batch: Batch, step: int) -> Losses:
         where = [self.seed, STAGES.index(state.progress.stage), state.progress.epoch, step, self.peers.rank]

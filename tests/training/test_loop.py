@@ -19,12 +19,9 @@ from mealrec.training.checkpoint import CheckpointError
 from mealrec.training.loop import State, Trainer
 from mealrec.training.settings import TrainSettings
 from mealrec.training.step import catalogue_vectors
+from tests.training.killed_run import settings_of
 
 CONFIG = TrainSettings(warmup_epochs=2, joint_epochs=2, batch_size=16, lr=5e-3, joint_lr=2e-3)
-
-
-def settings_of(packed: Packed) -> ModelSettings:
-    return ModelSettings(**packed.content.dims, width=16, max_history=8)
 
 
 def fresh(packed: Packed) -> State:
