@@ -8,7 +8,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 
@@ -21,7 +21,10 @@ REQUIREMENTS = [f"mealrec=={__version__}"]
 
 
 def log_model(tracker: Tracker, run_id: str, bundle: Path) -> str:
-    """Log the bundle under the run; returns the URI to register. No pickle is written."""
+    """Log the bundle under the run; returns the URI to register. No pickle is written.
+
+    The run stays as it is: mlflow.pyfunc.log_model would open it again, and a process that ends meanwhile would leave a run
+    that looks as if it had never finished."""
     tracker.activate()
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "history"), ColSpec(DataType.long, "k", required=False)]),
@@ -34,14 +37,16 @@ def log_model(tracker: Tracker, run_id: str, bundle: Path) -> str:
             ]
         ),
     )
-    with mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name=ARTIFACT,
-            python_model=str(CODE),
-            artifacts={"bundle": str(bundle)},
-            signature=signature,
-            pip_requirements=REQUIREMENTS,
-        )
+    info = Model.log(
+        artifact_path=None,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        name=ARTIFACT,
+        python_model=str(CODE),
+        artifacts={"bundle": str(bundle)},
+        signature=signature,
+        pip_requirements=REQUIREMENTS,
+    )
     return str(info.model_uri)
 
 

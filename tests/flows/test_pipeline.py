@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -164,14 +165,34 @@ def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
 
 
 def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> tuple[subprocess.Popen[str], list[Any]]:
-    """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it."""
+    """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it; never while it writes to
+    MLflow's SQLite file, whose lock it would keep asleep (a store with a server has no such lock)."""
     before = _claims(lake, stage)
     process = _stage(stage, lake, *settings)
     until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    until(lambda: _asleep(tree) and _writable(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
+    return process, tree
+
+
+def _asleep(tree: list[Any]) -> bool:
+    """Let the processes run for a moment and stop them again."""
+    for one in tree:
+        one.resume()
+    time.sleep(0.01)
     for one in tree:
         one.suspend()
-    return process, tree
+    return True
+
+
+def _writable(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.rollback()
+        return True
 
 
 def _claims(lake: Path, stage: str) -> int:

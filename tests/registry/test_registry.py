@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from mealrec.config import RegistryConfig
 from mealrec.data.packed import Packed
@@ -62,6 +63,15 @@ def test_a_run_is_found_by_its_digest_once_it_is_finished(tracker: Tracker) -> N
     assert params["train.lr"] == "0.1" and "secret" not in str(params) and len(params["long"]) == 500
     assert tracker.client.get_run(run).inputs.dataset_inputs[0].dataset.name == "sequences@3"
     assert tracker.find("evaluate", "d2") is None
+
+
+def test_a_model_that_can_not_be_logged_leaves_the_finished_run_as_it_was(tracker: Tracker, tmp_path: Path) -> None:
+    run = tracker.start("train", "d3", "trained")
+    tracker.finish(run)
+    with pytest.raises(MlflowException, match="No such artifact: 'gone'"):
+        flavour.log_model(tracker, run, tmp_path / "gone")
+    found = tracker.find("train", "d3")
+    assert found is not None and found.run_id == run
 
 
 def test_the_registered_model_loads_and_predicts_in_a_process_of_its_own(
