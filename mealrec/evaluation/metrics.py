@@ -11,16 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+EXACT = 1 << 24  # float32 counts so far
+
 
 def candidates_only(scores: Tensor, seen: Tensor) -> Tensor:
-    """scores [B, N + 1] with the history seen [B, L] (0 = padding) and column 0 at minus infinity, as a copy.
+    """scores [B, N + 1], changed in place: the history seen [B, L] (0 = padding) and column 0 become minus infinity.
 
     Raises ValueError for a NaN score."""
     if scores.numel() and bool(scores.amax().isnan()):  # a maximum keeps NaN, in a fifth of isnan's time
         raise ValueError("scores hold NaN: the model diverged or its features are broken")
-    masked = scores.scatter(1, seen, -torch.inf)
-    masked[:, 0] = -torch.inf
-    return masked
+    scores.scatter_(1, seen, -torch.inf)
+    scores[:, 0] = -torch.inf
+    return scores
 
 
 def target_ranks(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
@@ -29,24 +31,28 @@ def target_ranks(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     Ties are broken by item index, lower first. Raises ValueError for a NaN score or a target that was already seen."""
     if bool((seen == target[:, None]).any()):
         raise ValueError("a target is in its own history: the split leaks")
-    return ranks_among(candidates_only(scores, seen), target)
+    return ranks_among(candidates_only(scores.clone(), seen), target)
 
 
 def ranks_among(masked: Tensor, target: Tensor) -> Tensor:
     """1-based rank of each target among the scores of `candidates_only`, ties by item index.
 
-    Cost: two passes that count, no sort; scores equal to the target's are looked for where there are any."""
+    Cost: two passes that count, no sort, and one more B x N of ones and zeros; scores equal to the target's are looked for
+    where there are any."""
     own = masked.gather(1, target[:, None])
-    ahead = _count(masked > own)
-    tied = (_count(masked >= own) - ahead > 1).nonzero()[:, 0]
+    # torch compares into floats, and adds these up, in a quarter of the time that it takes for bool
+    ones = torch.empty_like(masked, dtype=torch.float32)
+    ahead = _sums(torch.gt(masked, own, out=ones))
+    tied = (_sums(torch.ge(masked, own, out=ones)) - ahead > 1).nonzero()[:, 0]
     index = torch.arange(masked.shape[1], device=masked.device)
-    ahead[tied] += _count((masked[tied] == own[tied]) & (index < target[tied, None]))
+    ahead[tied] += ((masked[tied] == own[tied]) & (index < target[tied, None])).sum(1)
     return 1 + ahead
 
 
-def _count(true: Tensor) -> Tensor:
-    """How many are True in each row, int64: torch's sum of bytes is a third faster than of bool."""
-    return true.view(torch.uint8).sum(1, dtype=torch.int32).long()
+def _sums(ones: Tensor) -> Tensor:
+    """Sum of each row of ones and zeros, int64. Exact: what is longer than EXACT is added in parts."""
+    parts = [part.sum(1).long() for part in torch.split(ones, EXACT, dim=1)]
+    return torch.stack(parts).sum(0)
 
 
 def hits(ranks: Tensor, k: int) -> Tensor:

@@ -21,7 +21,7 @@ from mealrec.model.inference import Gather, catalogue_tokens, plain_state, prefe
 from mealrec.model.mealrec import MealRec
 from mealrec.model.top_k import rows_at_once, top_k
 
-Scorer = Callable[[Tensor], Tensor]  # history [B, L] -> scores [B, N + 1]
+Scorer = Callable[[Tensor], Tensor]  # history [B, L] -> scores [B, N + 1], which the caller may overwrite
 
 
 class Ranked(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mealrec.data.packed import Packed
-from mealrec.evaluation.metrics import summarise, target_ranks
+from mealrec.evaluation.metrics import EXACT, summarise, target_ranks
 from mealrec.evaluation.ranking import baselines, rank_targets
 from mealrec.evaluation.salience import frame_auc
 from mealrec.evaluation.significance import paired_bootstrap
@@ -33,6 +33,13 @@ def test_ranks_agree_with_sorting_also_where_scores_tie() -> None:
         padded = torch.tensor([[0, *sorted(seen)]])
         rank = target_ranks(torch.tensor([scores]), torch.tensor([target]), padded)
         assert int(rank) == brute_rank(scores, target, seen)
+
+
+def test_a_rank_is_exact_beyond_what_float32_counts() -> None:
+    scores = torch.ones(1, EXACT + 13)
+    scores[0, 7] = 0.0  # behind all others but the padding
+    rank = target_ranks(scores, torch.tensor([7]), torch.zeros(1, 1, dtype=torch.int64))
+    assert int(rank) == EXACT + 12
 
 
 def test_hit_rate_and_ndcg_follow_their_definitions() -> None:

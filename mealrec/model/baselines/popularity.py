@@ -14,4 +14,4 @@ class Popularity:
 
     def scores(self, history: Tensor) -> Tensor:
         """history [B, L] -> [B, N + 1], the same row for everyone."""
-        return self.counts.expand(len(history), -1)
+        return self.counts.repeat(len(history), 1)
