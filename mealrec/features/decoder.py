@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,10 @@ READY = b"ready"
 START_S = 60.0  # for the child's imports on a loaded machine; not taken from a video's deadline
 RECYCLE_AFTER = 200  # videos; leaks of native code stay bounded
 CHUNK = 1 << 20
+
+
+class DecoderKilled(VideoRejected):
+    """The child was killed, and not for its deadline: by a system short of memory, or with the worker that it belongs to."""
 
 
 class DecoderError(RuntimeError):
@@ -80,7 +85,15 @@ class Decoder:
 
     def decode(self, path: Path) -> Decoded:
         """Raises VideoRejected: decode_timeout after config.decode_deadline_s, decoder_crashed when the child died or
-        answered nonsense, or the child's own reason. Raises DecoderError when no child can be started."""
+        answered nonsense, or the child's own reason. Raises DecoderError when no child can be started.
+
+        One killed child says nothing about the video: another is asked. Two do."""
+        try:
+            return self._decode(path)
+        except DecoderKilled:
+            return self._decode(path)
+
+    def _decode(self, path: Path) -> Decoded:
         child = self._child()
         try:
             return self._ask(child, path, time.monotonic() + self.config.decode_deadline_s)
@@ -90,7 +103,8 @@ class Decoder:
         except (BrokenPipeError, EOFError):
             status = child.wait()
             self.close()
-            raise VideoRejected("decoder_crashed", f"the decoder ended with status {status}") from None
+            kind = DecoderKilled if status == -signal.SIGKILL else VideoRejected
+            raise kind("decoder_crashed", f"the decoder ended with status {status}") from None
         except (ValueError, KeyError, TypeError) as error:
             self.close()
             raise VideoRejected("decoder_crashed", f"the decoder's answer is none: {error}") from None

@@ -67,6 +67,28 @@ def test_the_frames_are_those_that_were_asked_for_with_their_times(decoder: Deco
     assert decoded.warnings == []
 
 
+@pytest.mark.parametrize("kills", [1, 2])
+def test_one_killed_child_does_not_condemn_a_video_but_two_do(clips: Path, tmp_path: Path, kills: int) -> None:
+    """The first children are killed as a system short of memory kills; the next one is the real one."""
+    killed = tmp_path / "killed"
+    killed.write_bytes(b"")
+    program = (
+        "import os, signal, sys\n"
+        f"if os.path.getsize({str(killed)!r}) >= {kills}:\n"
+        "    os.execv(sys.executable, [sys.executable, '-m', 'mealrec.features.decoder_child'])\n"
+        f"open({str(killed)!r}, 'ab').write(b'x')\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [sys.executable, "-c", program]
+    with Decoder(CONFIG, audio_rate=RATE, audio_samples=20_000, command=command) as decoder:
+        if kills == 1:
+            assert levels(decoder.decode(clips / "sound.mp4")) == [3, 9, 15, 21]
+        else:
+            rejected = rejection(decoder, clips / "sound.mp4")
+            assert (rejected.reason, rejected.detail) == ("decoder_crashed", "the decoder ended with status -9")
+            assert levels(decoder.decode(clips / "sound.mp4")) == [3, 9, 15, 21]
+
+
 def test_sound_is_cut_to_the_windows_of_the_frames(decoder: Decoder, clips: Path) -> None:
     decoded = decoder.decode(clips / "sound.mp4")
     assert decoded.sound is not None and decoded.sound.shape == (4, 20_000)
