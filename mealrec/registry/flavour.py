@@ -26,6 +26,7 @@ def log_model(tracker: Tracker, run_id: str, bundle: Path) -> str:
     The run stays as it is: mlflow.pyfunc.log_model would open it again, and a process that ends meanwhile would leave a run
     that looks as if it had never finished."""
     tracker.activate()
+    mlflow.set_experiment(experiment_id=tracker.experiment_id)  # without an active run a model would go to Default's
     signature = ModelSignature(
         inputs=Schema([ColSpec(DataType.string, "history"), ColSpec(DataType.long, "k", required=False)]),
         outputs=Schema(

@@ -74,6 +74,16 @@ def test_a_model_that_can_not_be_logged_leaves_the_finished_run_as_it_was(tracke
     assert found is not None and found.run_id == run
 
 
+def test_a_model_lies_where_its_runs_experiment_keeps_its_artifacts(
+    tracker: Tracker, uri_and_run: tuple[str, str]
+) -> None:
+    uri, run = uri_and_run
+    model = tracker.client.get_logged_model(uri.removeprefix("models:/"))
+    experiment = tracker.client.get_experiment(tracker.experiment_id)
+    assert (model.experiment_id, model.source_run_id) == (tracker.experiment_id, run)
+    assert model.artifact_location.startswith(experiment.artifact_location)
+
+
 def test_the_registered_model_loads_and_predicts_in_a_process_of_its_own(
     tracker: Tracker, uri_and_run: tuple[str, str]
 ) -> None:
