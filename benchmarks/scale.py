@@ -34,10 +34,10 @@ from mealrec.data.packed import Packed, training_part
 from mealrec.data.split import leave_one_out
 from mealrec.evaluation.ranking import rank_targets
 from mealrec.model.mealrec import MealRec
+from mealrec.model.precision import matmul
 from mealrec.model.settings import ModelSettings
 from mealrec.training import checkpoint
 from mealrec.training.loop import State, Trainer
-from mealrec.training.precision import matmul
 from mealrec.training.settings import TrainSettings
 
 RESULT = Path(__file__).parent / "results" / "scale.json"

@@ -35,11 +35,11 @@ from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import gains
 from mealrec.evaluation.ranking import plain_scorer
 from mealrec.model.mealrec import MealRec
+from mealrec.model.precision import matmul
 from mealrec.model.settings import ModelSettings
 from mealrec.training.facts import plain_vectors
 from mealrec.training.loop import State, Trainer
 from mealrec.training.optimiser import optimiser
-from mealrec.training.precision import matmul
 from mealrec.training.settings import TrainSettings
 
 RESULT = Path(__file__).parent / "results" / "training.json"

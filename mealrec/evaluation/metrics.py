@@ -34,14 +34,14 @@ def target_ranks(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     return ranks_among(candidates_only(scores.clone(), seen), target)
 
 
-def ranks_among(masked: Tensor, target: Tensor) -> Tensor:
+def ranks_among(masked: Tensor, target: Tensor, space: Tensor | None = None) -> Tensor:
     """1-based rank of each target among the scores of `candidates_only`, ties by item index.
 
-    Cost: two passes that count, no sort, and one more B x N of ones and zeros; scores equal to the target's are looked for
-    where there are any."""
+    Cost: two passes that count, no sort, and one more B x N of ones and zeros, float32: `space`, where the caller keeps one
+    for many batches; scores equal to the target's are looked for where there are any."""
     own = masked.gather(1, target[:, None])
     # torch compares into floats, and adds these up, in a quarter of the time that it takes for bool
-    ones = torch.empty_like(masked, dtype=torch.float32)
+    ones = torch.empty_like(masked, dtype=torch.float32) if space is None else space[: len(masked)]
     ahead = _sums(torch.gt(masked, own, out=ones))
     tied = (_sums(torch.ge(masked, own, out=ones)) - ahead > 1).nonzero()[:, 0]
     index = torch.arange(masked.shape[1], device=masked.device)

@@ -19,9 +19,11 @@ from mealrec.evaluation.metrics import candidates_only, ranks_among
 from mealrec.model.baselines import Markov, Popularity
 from mealrec.model.inference import Gather, catalogue_tokens, plain_state, preference
 from mealrec.model.mealrec import MealRec
+from mealrec.model.precision import exact_products
 from mealrec.model.top_k import rows_at_once, top_k
 
-Scorer = Callable[[Tensor], Tensor]  # history [B, L] -> scores [B, N + 1], which the caller may overwrite
+# history [B, L] -> scores [B, N + 1], which the caller may overwrite and the next call does
+Scorer = Callable[[Tensor], Tensor]
 
 
 class Ranked(NamedTuple):
@@ -35,7 +37,8 @@ class Ranked(NamedTuple):
 
 
 EXPOSURE = 10
-MOST_VIEWERS = 512  # a batch
+MOST_VIEWERS = 1024  # a batch
+SCORES_HELD = 1 << 24  # of a batch: 64 MiB of float32
 
 
 def rank_targets(
@@ -51,11 +54,13 @@ def rank_targets(
     device: torch.device | str = "cpu",
 ) -> Ranked:
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
-    what is older than the model's window. batch_size None: as many viewers as have their scores in the cache together; most:
-    so many viewers, evenly spaced, stand for all."""
-    batch_size = batch_size or min(2 * rows_at_once(data.items), MOST_VIEWERS)
+    what is older than the model's window. batch_size: viewers that are encoded together, None for as many as have
+    SCORES_HELD scores; most: so many viewers, evenly spaced, stand for all."""
+    batch_size = batch_size or max(min(SCORES_HELD // data.items, MOST_VIEWERS), 1)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1, dtype=torch.int64, device=device)
+    rows = rows_at_once(data.items)  # their scores are read several times while they are in the cache
+    space = torch.empty(rows, data.items + 1, device=device)  # fresh memory costs more than counting in it
     for viewer, batch in evaluation_batches(
         data, split, max_history=max_history, batch_size=batch_size, rank=rank, world=world, most=most
     ):
@@ -63,12 +68,17 @@ def rank_targets(
         seen = watched(data, viewer, split).to(device)
         if bool((seen == target[:, None]).any()):
             raise ValueError("a target is in its own history: the split leaks")
-        masked = candidates_only(scorer(batch.history.to(device)), seen)
-        top = top_k(masked, min(EXPOSURE, data.items))[1].reshape(-1)
-        shown += torch.bincount(top, minlength=len(shown))
+        with exact_products(device):
+            scores = scorer(batch.history.to(device))
+        top = []
+        for at in range(0, len(scores), rows):
+            here = slice(at, at + rows)
+            masked = candidates_only(scores[here], seen[here])
+            top.append(top_k(masked, min(EXPOSURE, data.items))[1].reshape(-1))
+            ranks.append(ranks_among(masked, target[here], space).cpu().numpy())
+        shown += torch.bincount(torch.cat(top), minlength=len(shown))
         viewers.append(viewer)
         targets.append(target.cpu().numpy())
-        ranks.append(ranks_among(masked, target).cpu().numpy())
     exposure = shown.cpu().numpy()
     if not viewers:
         none = np.zeros(0, dtype=np.int64)
@@ -81,22 +91,28 @@ def rank_targets(
 def model_scorer(model: MealRec, gather: Gather, catalogue: Tensor) -> Scorer:
     """Scores of the full model: TCD user+item on the history, NPD, item-mode catalogue vectors [N + 1, D]."""
     tokens = catalogue_tokens(model, gather, len(catalogue) - 1)
-
-    @torch.no_grad()
-    def score(history: Tensor) -> Tensor:
-        return model.scores(preference(model, gather, history, tokens).state, catalogue)
-
-    return score
+    scores = _Scores(model, catalogue)
+    return lambda history: scores.of(preference(model, gather, history, tokens).state)
 
 
 def plain_scorer(model: MealRec, vectors: Tensor) -> Scorer:
     """Scores of the model without diffusion and denoising, on plain vectors [N + 1, D]."""
+    scores = _Scores(model, vectors)
+    return lambda history: scores.of(plain_state(model, vectors, history))
+
+
+class _Scores:
+    """Scores of states [B, D] against a catalogue [N + 1, D], in one piece of memory for all batches."""
+
+    def __init__(self, model: MealRec, catalogue: Tensor) -> None:
+        self.model, self.catalogue = model, catalogue
+        self.space = catalogue.new_empty(0, len(catalogue))
 
     @torch.no_grad()
-    def score(history: Tensor) -> Tensor:
-        return model.scores(plain_state(model, vectors, history), vectors)
-
-    return score
+    def of(self, states: Tensor) -> Tensor:
+        if len(states) > len(self.space):
+            self.space = self.catalogue.new_empty(len(states), len(self.catalogue))
+        return self.model.scores(states, self.catalogue, out=self.space[: len(states)])
 
 
 def baselines(data: Packed) -> dict[str, Popularity | Markov]:

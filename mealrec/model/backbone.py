@@ -31,6 +31,11 @@ class Backbone(nn.Module):
         """States whose next item can be predicted: for a causal backbone those of every position."""
         return TrainStates(self(z, mask), mask)
 
+    def newest(self, z: Tensor, mask: Tensor) -> Tensor:
+        """H_L [B, D] alone, the state that recommends."""
+        out: Tensor = self(z, mask)[:, -1]
+        return out
+
 
 class SASRec(Backbone):
     """Causal self-attention over the history (Kang and McAuley 2018, arXiv 1808.09781). Differs from the paper: GELU, and a
@@ -46,13 +51,24 @@ class SASRec(Backbone):
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
         """z [B, L, D] left-padded, mask [B, L] bool -> H [B, L, D]. L <= max_history."""
-        order = mask.long().cumsum(1).sub(1).clamp(min=0)  # 0 for a viewer's oldest item in the window
-        x = self.drop(z + self.position(order)) * mask[..., None]
-        attention = causal_mask(mask)
+        x, attention = self._start(z, mask)
         for layer in self.layers:
             x = layer(x, attention)
         out: Tensor = self.norm(x)
         return out * mask[..., None]
+
+    def newest(self, z: Tensor, mask: Tensor) -> Tensor:
+        """Of the last layer only the last position is computed: nobody reads the others."""
+        x, attention = self._start(z, mask)
+        for layer in self.layers[:-1]:
+            x = layer(x, attention)
+        x = self.layers[-1](x, key_mask(mask), last=1)[:, -1]
+        out: Tensor = self.norm(x)
+        return out * mask[:, -1:]
+
+    def _start(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        order = mask.long().cumsum(1).sub(1).clamp(min=0)  # 0 for a viewer's oldest item in the window
+        return self.drop(z + self.position(order)) * mask[..., None], causal_mask(mask)
 
 
 class GRU4Rec(Backbone):

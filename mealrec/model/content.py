@@ -62,6 +62,18 @@ class Content:
             self.log_popularity[rows],
         )
 
+    def facts(self, rows: Tensor) -> Content:
+        """The same rows without their pictures and sounds [m, F, 0], for those who hold the frames' tokens already."""
+        return Content(
+            self.visual[:, :, :0][rows],
+            self.audio[:, :, :0][rows],
+            self.text[rows],
+            self.position[rows],
+            self.frame_mask[rows],
+            self.available[rows],
+            self.log_popularity[rows],
+        )
+
     def to(self, device: torch.device | str) -> Content:
         return Content(
             self.visual.to(device),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mealrec.model.layers import rms_norm
+from mealrec.model.layers import project_unit
 from mealrec.model.settings import ModelSettings
 
 GATE_START = -1.0  # sigmoid(-1) = 0.27: content begins below the scale of a trained ID
@@ -35,7 +35,9 @@ class Fusion(nn.Module):
         video = torch.where(has_frames[:, None], pooled, self.no_video)
         title = self.no_text.expand_as(video)
         if self.text is not None:
-            title = torch.where(has_text[:, None], self.text(rms_norm(text.to(video.dtype))), title)
+            title = torch.where(
+                has_text[:, None], project_unit(text.to(video.dtype), self.text.weight) + self.text.bias, title
+            )
         described: Tensor = self.content(torch.cat([video, title], -1))
         return described
 

@@ -62,7 +62,7 @@ def prefer(model: MealRec, held: Encoding, *, npd: bool = True) -> tuple[Tensor,
     history = History(held.z[None], held.described[None], mask)
     if npd:
         return denoised(model, history)
-    return model.states(history)[:, -1], held.z.new_zeros(1)
+    return model.newest_states(history), held.z.new_zeros(1)
 
 
 def _kept(window: tuple[int, ...], before: Encoding | None) -> int:

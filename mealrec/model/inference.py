@@ -129,8 +129,8 @@ def denoised(model: MealRec, held: History) -> tuple[Tensor, Tensor]:
     """The newest states [B, D] after NPD, and how far NPD moved what it works on."""
     if model.settings.npd in ("blind", "told"):
         z = model.recover(held).z
-        return model.states(held._replace(z=z))[:, -1], _moved(held.z.flatten(1), z.flatten(1))
-    states = model.states(held)[:, -1]
+        return model.newest_states(held._replace(z=z)), _moved(held.z.flatten(1), z.flatten(1))
+    states = model.newest_states(held)
     if model.settings.npd != "state":
         return states, torch.zeros_like(states[:, 0])
     state = model.preferences(held)[:, -1]
@@ -146,5 +146,5 @@ def _moved(before: Tensor, after: Tensor) -> Tensor:
 def plain_state(model: MealRec, vectors: Tensor, history: Tensor) -> Tensor:
     """States [B, D] of histories [B, L] in plain vectors [N + 1, D]: the model before, or without, TCD and NPD."""
     mask = history > 0
-    states: Tensor = model.backbone(vectors[history] * mask[..., None], mask)
-    return states[:, -1]
+    out: Tensor = model.backbone.newest(vectors[history] * mask[..., None], mask)
+    return out

@@ -15,6 +15,13 @@ def rms_norm(x: Tensor, eps: float = 1e-6) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
+def project_unit(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:
+    """rms_norm(x) @ weight.T for frozen features x [..., d], weight [D, d] -> [..., D]: the projection is divided by the norm
+    instead of the features, which are several times as wide."""
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / max(x.shape[-1], 1)
+    return F.linear(x, weight) * torch.rsqrt(mean_square + eps)
+
+
 def sinusoid(value: Tensor, width: int, *, scale: float = 1.0) -> Tensor:
     """Sinusoidal code of real numbers: value [...] -> [..., width]."""
     half = width // 2

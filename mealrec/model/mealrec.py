@@ -163,7 +163,8 @@ class MealRec(nn.Module):
         if lost is not None:
             ids = torch.where(lost[:, None], self.null_id, ids)
             popularity = torch.where(lost, 0.0, popularity)
-        seen = self.encode(scene.rows(rows), content[rows], ids, condition, refined=refined, log_popularity=popularity)
+        held = content[rows] if self.settings.tcd == "mean" else content.facts(rows)
+        seen = self.encode(scene.rows(rows), held, ids, condition, refined=refined, log_popularity=popularity)
         return seen, condition
 
     def described_plain(self, summary: Summary, text: Tensor, has_frames: Tensor, available: Tensor) -> Tensor:
@@ -203,6 +204,11 @@ class MealRec(nn.Module):
         out: Tensor = self.backbone(history.z, history.mask)
         return out
 
+    def newest_states(self, history: History) -> Tensor:
+        """The last of `states` [B, D], for less."""
+        out: Tensor = self.backbone.newest(history.z, history.mask)
+        return out
+
     def preferences(self, history: History, told: Tensor | None = None) -> Tensor:
         """Denoised states hhat [B, L, D], of which the newest is the viewer's; the plain states without a denoiser."""
         if self.settings.npd in ("blind", "told"):
@@ -233,6 +239,6 @@ class MealRec(nn.Module):
         out: Tensor = self.npd(states, history.mask, running_mean(history.described, history.mask))
         return out
 
-    def scores(self, preference: Tensor, catalogue: Tensor) -> Tensor:
-        """<hhat, zbar> / temperature: preference [m, D], catalogue [N + 1, D] -> [m, N + 1]."""
-        return (preference / self.settings.temperature) @ catalogue.T  # not the scores: they are many
+    def scores(self, preference: Tensor, catalogue: Tensor, out: Tensor | None = None) -> Tensor:
+        """<hhat, zbar> / temperature: preference [m, D], catalogue [N + 1, D] -> [m, N + 1], in `out` where it is given."""
+        return torch.mm(preference / self.settings.temperature, catalogue.T, out=out)  # not the scores: they are many

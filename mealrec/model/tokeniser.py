@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mealrec.model.content import AUDIO, VIDEO, Content
-from mealrec.model.layers import rms_norm
+from mealrec.model.layers import project_unit, rms_norm
 from mealrec.model.settings import ModelSettings
 from mealrec.model.summary import Summary
 
@@ -68,5 +68,5 @@ def _part(projection: nn.Linear | None, features: Tensor, available: Tensor, abs
     if projection is None:
         return absent
     # scale by the feature's own norm: encoders differ by orders of magnitude
-    projected = projection(rms_norm(features.to(projection.weight.dtype)))
+    projected = project_unit(features.to(projection.weight.dtype), projection.weight)
     return torch.where(available[:, None, None], projected, absent)

@@ -10,7 +10,10 @@ import math
 import torch
 from torch import Tensor
 
+from mealrec.model.precision import exact_products
+
 SCORES_AT_ONCE = 1 << 19  # 2 MiB of float32 a core: they are read again while they are still in its cache
+LARGEST_GROUP = 16  # above that the maxima are too few for torch.topk's quick path (measured: benchmarks/LOG.md)
 FEWEST_ROWS = 16  # below that a matrix product reads the catalogue more often than it computes
 
 
@@ -19,7 +22,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     What a stable sort gives, for less than torch.topk, which leaves open which of equal scores it takes: one more than k is
     selected, and only rows with two equal values among these are selected again by index. Cost: one pass over B x N, then
-    some 2 sqrt(N k) a row. Scores are not NaN."""
+    2 sqrt(N k) to N / LARGEST_GROUP a row. Scores are not NaN."""
     width = scores.shape[1]
     k = min(k, width)
     if k == 0:
@@ -45,7 +48,8 @@ def best_of(
     found = []
     for at in range(0, len(states), rows):
         part = states[at : at + rows]
-        block = torch.mm(part, catalogue.T, out=scores[: len(part)])
+        with exact_products(states.device):
+            block = torch.mm(part, catalogue.T, out=scores[: len(part)])
         if hidden is not None:
             block.scatter_(1, hidden[at : at + rows], -torch.inf)
         if padding:
@@ -67,6 +71,7 @@ def _select(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     are taken is open."""
     b, width = scores.shape
     size = 1 << round(math.log2(max(width / k, 1)) / 2)  # so that groups and candidates are about as many
+    size = min(size, LARGEST_GROUP)
     if size < 4:
         return torch.topk(scores, k, dim=1)
     groups = width // size

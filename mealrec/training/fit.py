@@ -19,8 +19,8 @@ from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import summarise
 from mealrec.evaluation.ranking import rank_targets
 from mealrec.model.baselines.protocol import Trainable
+from mealrec.model.precision import matmul
 from mealrec.training.average import decay_at, follow
-from mealrec.training.precision import matmul
 from mealrec.training.settings import TrainSettings
 from mealrec.training.streams import mix
 

@@ -21,12 +21,12 @@ from mealrec.evaluation.metrics import gains, hits
 from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
+from mealrec.model.precision import matmul
 from mealrec.training.average import decay_at, follow
 from mealrec.training.candidates import Candidates, everything, sampled
 from mealrec.training.facts import catalogue_facts, negatives, plain_vectors
 from mealrec.training.optimiser import clipped, optimiser
 from mealrec.training.peers import Peers
-from mealrec.training.precision import matmul
 from mealrec.training.progress import STAGES, Progress
 from mealrec.training.settings import TrainSettings
 from mealrec.training.step import (

@@ -248,7 +248,7 @@ def _encode_history(
     rows = torch.searchsorted(inputs.videos, history[mask])
     ids = model.id_vectors(history[mask], content.log_popularity[rows])
     with torch.no_grad():
-        _, plain = model.plain_history(content, rows, ids)
+        plain = _plain_vectors(model, inputs, rows, ids)
     users = model.users_before(spread(plain, mask), mask)[mask]
     lost = _lost(model, len(rows), rng, history.device)
     encoded, condition = model.encode_history(content, scene, rows, users, ids, lost=lost, generator=rng)
@@ -263,6 +263,16 @@ def _encode_history(
     popularity = torch.where(lost[at], 0.0, content.log_popularity[rows[at]])
     again = model.encode(model.scene(poorer), poorer, kept, condition[at], log_popularity=popularity)
     return clean, spread(encoded.z.index_copy(0, at, again.z), mask)
+
+
+def _plain_vectors(model: MealRec, inputs: Inputs, rows: Tensor, ids: Tensor) -> Tensor:
+    """Plain vectors [m, D] of the pairs `rows` [m] of the step's videos, whose mean features the catalogue knows."""
+    if not model.settings.content:
+        return ids
+    facts = inputs.catalogue.rows(inputs.candidates.rows(inputs.videos))
+    described = model.described_plain(facts.summary, facts.text, facts.has_frames, facts.available)[rows]
+    out: Tensor = model.fusion(ids, described, facts.available[rows], facts.log_popularity[rows])
+    return out
 
 
 def _poorer(content: Content, rng: torch.Generator) -> Content:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mealrec.data.packed import Packed
+from mealrec.evaluation import ranking
 from mealrec.evaluation.metrics import EXACT, summarise, target_ranks
 from mealrec.evaluation.ranking import baselines, rank_targets
 from mealrec.evaluation.salience import frame_auc
@@ -77,6 +78,16 @@ def test_every_viewer_is_ranked_once_however_many_workers_share_them(packed: Pac
     shared = [rank_targets(scorer, packed, "test", max_history=8, rank=r, world=3, batch_size=5) for r in range(3)]
     together = sorted((int(v), int(k)) for part in shared for v, k in zip(part.viewer, part.rank, strict=True))
     assert together == sorted((int(v), int(k)) for v, k in zip(alone.viewer, alone.rank, strict=True))
+
+
+def test_ranks_do_not_depend_on_how_many_rows_are_counted_together(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = baselines(packed)["markov"].scores
+    whole = rank_targets(scorer, packed, "test", max_history=8)
+    monkeypatch.setattr(ranking, "rows_at_once", lambda videos: 3)
+    again = rank_targets(scorer, packed, "test", max_history=8)
+    assert len(whole.rank) > 3 and np.array_equal(whole.rank, again.rank) and np.array_equal(whole.shown, again.shown)
 
 
 def test_a_cyclic_world_is_ranked_better_by_transitions_than_by_popularity(packed: Packed) -> None:

@@ -37,6 +37,15 @@ def test_padding_before_a_history_changes_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
+def test_the_newest_state_alone_is_the_last_of_all(name: str) -> None:
+    model, z = made(name), torch.randn(4, 6, 16)
+    mask = torch.arange(6) >= torch.tensor([0, 2, 5, 6])[:, None]  # the last viewer has watched nothing
+    newest = model.newest(z * mask[..., None], mask)
+    assert torch.allclose(newest, model(z * mask[..., None], mask)[:, -1], atol=1e-6)
+    assert float(newest[-1].detach().abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
 def test_a_history_of_nothing_gives_finite_states(name: str) -> None:
     states = made(name)(torch.zeros(1, 3, 16), torch.zeros(1, 3, dtype=torch.bool))
     assert bool(torch.isfinite(states).all())

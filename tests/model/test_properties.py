@@ -12,7 +12,7 @@ from torch import Tensor
 from mealrec.data.packed import Packed
 from mealrec.model.content import AUDIO, TEXT, Content
 from mealrec.model.inference import catalogue_tokens, describe_range, preference
-from mealrec.model.layers import AttentionLayer, key_mask
+from mealrec.model.layers import AttentionLayer, key_mask, project_unit, rms_norm
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.npd import StateDenoiser, running_mean
 from mealrec.model.settings import ModelSettings
@@ -288,3 +288,10 @@ def test_a_layer_that_is_asked_for_its_last_places_gives_what_the_whole_one_give
     layer, x = AttentionLayer(16, 2), torch.randn(3, 7, 16)
     mask = key_mask(torch.rand(3, 7) < 0.7)
     assert torch.allclose(layer(x, mask, last=4), layer(x, mask)[:, -4:], atol=1e-6)
+
+
+def test_features_are_projected_as_if_they_had_been_normalised_before() -> None:
+    features, weight = torch.randn(5, 3, 24) * 40, torch.randn(8, 24)
+    features[2] = 0
+    assert torch.allclose(project_unit(features, weight), rms_norm(features) @ weight.T, rtol=1e-4, atol=1e-4)
+    assert project_unit(torch.zeros(2, 3, 0), torch.zeros(8, 0)).shape == (2, 3, 8)

@@ -1,0 +1,43 @@
+"""How float32 products are computed: in training by the configured precision, in ranking by the fastest exact kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+ROUNDING = 1e-4  # largest error of a product of unit normals, 64 wide: float32 makes some 1e-5, bfloat16 .1
+
+
+@contextmanager
+def matmul(precision: str) -> Iterator[None]:
+    """torch's float32 matmul precision ("highest", "high", "medium") inside the block, what it was before afterwards.
+
+    "medium" lets a processor with bfloat16 matrix units (AMX) or a GPU (TF32) use them and add up in float32; a CPU without
+    keeps float32, by oneDNN's kernels, which are more than twice as fast as MKL's on AMD processors (benchmarks/LOG.md)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def exact_products(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Products in full float32 inside the block, on a CPU by oneDNN's kernels where these round no more than MKL's."""
+    is_quick = torch.device(device).type == "cpu" and medium_is_exact()
+    with matmul("medium" if is_quick else "highest"):
+        yield
+
+
+@cache
+def medium_is_exact() -> bool:
+    """Whether this CPU computes in full float32 when it is allowed bfloat16; found by trying, once a process."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 64, generator=generator) for n in (64, 4096))
+    with matmul("medium"):
+        error = (a @ b.T).double() - a.double() @ b.double().T
+    return float(error.abs().max()) < ROUNDING

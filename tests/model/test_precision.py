@@ -1,0 +1,45 @@
+"""How float32 products are computed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mealrec.model import precision
+from mealrec.model.precision import exact_products, matmul
+
+
+def test_the_precision_of_products_ends_with_the_block_also_after_an_error() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(RuntimeError, match="stop"), matmul("medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+        raise RuntimeError("stop")
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize(("is_exact", "chosen"), [(True, "medium"), (False, "highest")])
+def test_ranking_takes_the_quick_kernel_only_where_it_is_exact(
+    monkeypatch: pytest.MonkeyPatch, *, is_exact: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(precision, "medium_is_exact", lambda: is_exact)
+    with matmul("high"):
+        with exact_products():
+            assert torch.get_float32_matmul_precision() == chosen
+        with exact_products("cuda"):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_products_for_ranking_err_no_more_than_float32() -> None:
+    a, b = torch.randn(50, 64), torch.randn(3000, 64)
+    with exact_products():
+        error = (a @ b.T).double() - a.double() @ b.double().T
+    assert float(error.abs().max()) < precision.ROUNDING
+
+
+def test_a_kernel_that_rounds_to_bfloat16_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.mm(a.bfloat16(), b.bfloat16()).float() if a.dtype == torch.float32 else torch.mm(a, b)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
+    assert not precision.medium_is_exact.__wrapped__()
