@@ -65,11 +65,11 @@ def speed_case(data: Packed, seconds: float) -> dict[str, float]:
     """Whole training epochs of SASRec, batches made and all, without validation."""
     trainer, state, windows = made(data, "sasrec")
     with matmul(trainer.config.matmul):
-        trainer._train(state, windows)
+        trainer._train(state, windows, lambda state: None)
         epochs, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds or not epochs:
             state.progress.total_epochs += 1
-            trainer._train(state, windows)
+            trainer._train(state, windows, lambda state: None)
             epochs += 1
         took = time.perf_counter() - began
     positions = int((windows.spans[:, 1] - windows.spans[:, 0] - 1).sum())
@@ -93,7 +93,7 @@ def mealrec_case(data: Packed) -> dict[str, float]:
         began = time.perf_counter()
         with matmul(trainer.config.matmul):
             trainer.catalogue = trainer._refresh(state.model)
-            trainer._train(state, windows)
+            trainer._train(state, windows, lambda state: None)
         took.append(time.perf_counter() - began)
     return {"s_an_epoch": min(took), "peak_mb": peak_mb()}
 
