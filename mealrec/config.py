@@ -110,6 +110,10 @@ class TrainConfig(Settings):
     checkpoint_steps: int = Field(500, ge=0, description="steps of an epoch between checkpoints; 0: at its end alone")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
     max_failures: int = Field(2, ge=0)
+    warm_start: bool = Field(
+        False,
+        description="begin as the champion, new videos added, without a warm-up; afresh where it is of another kind",
+    )
 
     def settings(self) -> TrainSettings:
         """What the loop reads."""

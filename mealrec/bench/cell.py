@@ -166,7 +166,7 @@ def scorer_of(model: MealRec, facts: Catalogue, gather: Gather) -> Scorer:
     padded = torch.cat([torch.zeros_like(described[:1]), described])
     with torch.no_grad():
         vectors = model.catalogue(padded, facts.available, facts.log_popularity)
-    if settings.tcd == "mean" and settings.npd == "off":
+    if settings.is_plain:
         return plain_scorer(model, vectors)
     return model_scorer(model, gather, vectors)
 

@@ -89,5 +89,10 @@ class ModelSettings:
             if not isinstance(value, int) or not least <= value <= most:
                 raise ValueError(f"{name}={value!r}; valid: whole numbers from {least} to {most}")
 
+    @property
+    def is_plain(self) -> bool:
+        """Without diffusion, denoising and corruption: whole after the warm-up, with no joint stage."""
+        return self.tcd == "mean" and self.npd == "off"
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

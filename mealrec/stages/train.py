@@ -19,6 +19,7 @@ from mealrec.model.settings import ModelSettings
 from mealrec.registry.tracking import SUMMARY_TAG, Tracker
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 from mealrec.stages.summary import StageError, StageSummary
+from mealrec.stages.warm_start import beginning
 from mealrec.training import bundle, checkpoint
 from mealrec.training.loop import State
 from mealrec.training.progress import STAGES
@@ -26,6 +27,8 @@ from mealrec.training.trainer import Job, TrainingError
 from mealrec.training.trainer import train as train_distributed
 
 log = logging.getLogger("mealrec.train")
+
+ORIGIN_TAG = "mealrec.warm_start"
 
 
 def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
@@ -43,15 +46,11 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     claim = lake.claim("train", run_id)
     packed = packed_dataset(config, lake, versions)
     settings = model_settings(config, packed)
+    name, storage = f"train-{made_from}", lake.folder("checkpoints")
+    initial, origin = beginning(config, tracker, packed, settings, storage / f"{name}-initial")
     mlflow_run = _start(config, tracker, lake, versions, made_from, run_id)
-    job = Job(
-        name=f"train-{made_from}",
-        storage=str(lake.folder("checkpoints")),
-        packed=str(packed.root),
-        settings=settings,
-        config=config.train,
-        seed=config.seed,
-    )
+    tracker.set_tags(mlflow_run, {ORIGIN_TAG: json.dumps(origin)})
+    job = Job(name, str(storage), str(packed.root), settings, config.train, config.seed, initial)
     try:
         last = train_distributed(job, config.ray, log.info)
     except TrainingError as error:
@@ -69,7 +68,13 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
         seconds=round(time.monotonic() - began, 3),
         rows_in=packed.viewers,
         rows_out=packed.viewers,
-        details={"epochs": len(curves), "mlflow_run": mlflow_run, "model": made_from, **_last_figures(curves)},
+        details={
+            "epochs": len(curves),
+            "mlflow_run": mlflow_run,
+            "model": made_from,
+            "began": origin,
+            **_last_figures(curves),
+        },
     )
     tracker.set_tags(mlflow_run, {SUMMARY_TAG: json.dumps(summary.counts())})
     tracker.finish(mlflow_run)

@@ -106,9 +106,8 @@ class Trainer:
         """Train until every stage is done; `on_epoch` is called after each epoch and `on_step` after every
         config.checkpoint_steps steps inside one, both with a state that may be saved and gone on from; `on_stage` at the end of
         each stage, when state.best is what the stage gives."""
-        # a model without diffusion, without denoising and without corruption is whole after the warm-up
-        is_plain = state.model.settings.tcd == "mean" and state.model.settings.npd == "off"
-        limits = {"warmup": self.config.warmup_epochs, "joint": 0 if is_plain else self.config.joint_epochs}
+        joint = 0 if state.model.settings.is_plain else self.config.joint_epochs
+        limits = {"warmup": self.config.warmup_epochs, "joint": joint}
         windows = Windows.of(self.data, state.model.settings.max_history)
         if len(windows.spans) == 0:
             raise ValueError("no training window: every viewer has fewer than two training interactions")

@@ -31,7 +31,8 @@ class TrainingError(RuntimeError):
 @dataclass(frozen=True)
 class Job:
     """One training run: plain values only, they travel to the workers. `name` must follow from data and settings: a run of
-    the same name under the same storage resumes."""
+    the same name under the same storage resumes. initial: the folder of what it begins with (mealrec.training.warm), else fresh
+    weights."""
 
     name: str
     storage: str
@@ -39,6 +40,7 @@ class Job:
     settings: ModelSettings
     config: TrainConfig
     seed: int
+    initial: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"config": self.config.model_dump(mode="json")}
@@ -90,7 +92,7 @@ def _worker(arguments: dict[str, Any]) -> None:
 
     from mealrec.data.packed import Packed
     from mealrec.model.mealrec import MealRec
-    from mealrec.training import checkpoint
+    from mealrec.training import checkpoint, warm
     from mealrec.training.loop import State, Trainer
     from mealrec.training.peers import Peers
 
@@ -100,12 +102,14 @@ def _worker(arguments: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     torch.set_num_threads(config.threads)
     resumed = ray.train.get_checkpoint()
-    if resumed is None:
-        torch.manual_seed(arguments["seed"])  # every worker starts from the same weights
-        state = State.fresh(MealRec(settings), config.settings())
-    else:
+    if resumed is not None:
         with resumed.as_directory() as folder:
             state = checkpoint.load(Path(folder), settings, config.settings())
+    elif arguments["initial"] is not None:
+        state = warm.begin(Path(arguments["initial"]), settings, config.settings())
+    else:
+        torch.manual_seed(arguments["seed"])  # every worker starts from the same weights
+        state = State.fresh(MealRec(settings), config.settings())
 
     def say(line: str) -> None:
         if rank == 0:

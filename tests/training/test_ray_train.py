@@ -8,10 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from mealrec.config import RayConfig, TrainConfig
 from mealrec.data.packed import Packed
-from mealrec.training import checkpoint
+from mealrec.model.mealrec import MealRec
+from mealrec.training import bundle, checkpoint, warm
 from mealrec.training.trainer import Job, train
 from tests.training.killed_run import digest, settings_of
 
@@ -58,3 +60,17 @@ def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_pat
     killer.join()
     assert killed and any(line.startswith("resumed after") and "steps" in line for line in said), said
     assert end == run(packed, tmp_path / "whole", [])
+
+
+@pytest.mark.slow
+def test_workers_begin_as_the_earlier_model_without_a_warm_up(packed: Packed, tmp_path: Path) -> None:
+    settings = settings_of(packed)
+    torch.manual_seed(1)
+    made = bundle.write(MealRec(settings), packed, tmp_path / "bundle")
+    weights, _ = warm.carried(made, packed, settings, seed=3)
+    warm.write(weights, tmp_path / "initial", {})
+    config = CONFIG.model_copy(update={"joint_epochs": 1, "checkpoint_steps": 0})
+    job = Job("run", str(tmp_path), str(packed.root), settings, config, seed=3, initial=str(tmp_path / "initial"))
+    last = train(job, RayConfig(), lambda line: None)
+    state = checkpoint.load(last, settings, config.settings())
+    assert [entry["stage"] for entry in state.progress.curves] == ["joint"]

@@ -1,0 +1,68 @@
+"""What a run begins with, over a real MLflow store: decided once, by the champion of that moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mealrec.config import RunConfig, TrainConfig
+from mealrec.data.packed import Packed
+from mealrec.model.mealrec import MealRec
+from mealrec.registry import flavour, promotion
+from mealrec.registry.tracking import Tracker
+from mealrec.stages.warm_start import beginning
+from mealrec.training import bundle
+from tests.training.killed_run import settings_of
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(lake=str(tmp_path / "lake"), train=TrainConfig(warm_start=True))
+
+
+@pytest.fixture
+def tracker(config: RunConfig, tmp_path: Path) -> Tracker:
+    (tmp_path / "work").mkdir()
+    return Tracker(config.registry, tmp_path / "work")
+
+
+def crown(config: RunConfig, tracker: Tracker, packed: Packed, folder: Path) -> None:
+    torch.manual_seed(0)
+    made = bundle.write(MealRec(settings_of(packed)), packed, folder)
+    run = tracker.start("train", "digest", "a run")
+    version = promotion.register(tracker, flavour.log_model(tracker, run, made), run, {})
+    tracker.client.set_registered_model_alias(config.registry.model_name, promotion.CHAMPION, version.version)
+
+
+def test_the_champion_of_that_moment_is_what_a_run_begins_with(
+    config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
+) -> None:
+    settings = settings_of(packed)
+    first = beginning(config, tracker, packed, settings, tmp_path / "first")
+    assert first == (None, {"afresh": "there is no champion yet"})
+    crown(config, tracker, packed, tmp_path / "one")
+    second = beginning(config, tracker, packed, settings, tmp_path / "second")
+    assert second == (str(tmp_path / "second"), {"champion": "1", "videos_kept": 30, "videos": 30})
+    # runs that go on begin as they began, whoever is champion now
+    assert beginning(config, tracker, packed, settings, tmp_path / "first") == first
+    crown(config, tracker, packed, tmp_path / "two")
+    assert beginning(config, tracker, packed, settings, tmp_path / "second") == second
+
+
+def test_a_champion_of_another_kind_is_named_as_the_reason_to_train_afresh(
+    config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
+) -> None:
+    crown(config, tracker, packed, tmp_path / "one")
+    other = settings_of(packed).__class__(**(settings_of(packed).to_json() | {"width": 32}))
+    folder, origin = beginning(config, tracker, packed, other, tmp_path / "run")
+    assert folder is None
+    assert origin == {"afresh": "champion version 1 is of another kind: other settings (width: 16 there, 32 here)"}
+
+
+def test_it_is_off_unless_asked_for(config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path) -> None:
+    off = config.model_copy(update={"train": TrainConfig()})
+    crown(config, tracker, packed, tmp_path / "one")
+    assert beginning(off, tracker, packed, settings_of(packed), tmp_path / "run")[0] is None
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,93 @@
+"""A run that begins as an earlier model: videos keep their IDs wherever they stand now, and there is no warm-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mealrec.data.packed import Packed
+from mealrec.model.mealrec import MealRec
+from mealrec.training import bundle, warm
+from mealrec.training.loop import Trainer
+from tests.conftest import write_packed
+from tests.training.killed_run import CONFIG, SEED, settings_of
+
+
+@pytest.fixture
+def yesterday(packed: Packed, tmp_path: Path) -> tuple[MealRec, Path]:
+    torch.manual_seed(1)
+    model = MealRec(settings_of(packed))
+    return model, bundle.write(model, packed, tmp_path / "bundle")
+
+
+def today(folder: Path, order: list[int], new: int) -> Packed:
+    """The same videos in another order (a permutation of 1 to 30), and some new ones behind them."""
+    data = write_packed(folder, items=len(order) + new)
+    old = write_packed(folder / "old", items=len(order))
+    for name in ("visual", "audio", "text", "available"):
+        array = np.load(folder / f"{name}.npy")
+        array[1 : len(order) + 1] = np.load(old.root / f"{name}.npy")[order]
+        np.save(folder / f"{name}.npy", array)
+    ids = [f"v{n}" for n in order] + [f"new{n}" for n in range(new)]
+    (folder / "items.json").write_text(json.dumps(ids))
+    return Packed.open(data.root)
+
+
+def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
+    model, folder = yesterday
+    order = [int(n) + 1 for n in np.random.default_rng(0).permutation(30)]
+    data = today(tmp_path / "today", order, new=2)
+    weights, kept = warm.carried(folder, data, settings_of(data), seed=3)
+    assert kept == 30
+    assert torch.equal(weights["ids.weight"][1:31], model.ids.weight[torch.tensor(order)])
+    assert bool((weights["ids.weight"][31:] != 0).any(1).all()), "new videos have fresh IDs"
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items() if k != warm.IDS)
+
+
+def test_a_run_begins_in_the_joint_stage_with_what_was_written(
+    yesterday: tuple[MealRec, Path], packed: Packed, tmp_path: Path
+) -> None:
+    model, folder = yesterday
+    weights, _ = warm.carried(folder, packed, settings_of(packed), seed=3)
+    warm.write(weights, tmp_path / "initial", {"champion": "7"})
+    assert warm.origin_of(tmp_path / "initial") == {"champion": "7"}
+    state = warm.begin(tmp_path / "initial", settings_of(packed), CONFIG)
+    for held in (state.model.state_dict(), state.teacher.state_dict(), state.best):
+        assert all(torch.equal(held[k], v) for k, v in model.state_dict().items())
+    Trainer(packed, CONFIG, seed=SEED).run(state)
+    assert {entry["stage"] for entry in state.progress.curves} == {"joint"}
+
+
+def test_a_model_without_a_joint_stage_trains_its_only_one(packed: Packed, tmp_path: Path) -> None:
+    plain = dataclasses.replace(settings_of(packed), tcd="mean", npd="off")
+    made = bundle.write(MealRec(plain), packed, tmp_path / "bundle")
+    weights, _ = warm.carried(made, packed, plain, seed=3)
+    warm.write(weights, tmp_path / "initial", {})
+    state = warm.begin(tmp_path / "initial", plain, CONFIG)
+    assert state.progress.stage == "warmup"
+
+
+def test_another_kind_of_model_is_refused_by_name(yesterday: tuple[MealRec, Path], packed: Packed) -> None:
+    wider = dataclasses.replace(settings_of(packed), layers=3)
+    with pytest.raises(warm.NotAlike, match="layers: 2 there, 3 here"):
+        warm.carried(yesterday[1], packed, wider, seed=3)
+
+
+def test_features_of_another_encoder_are_refused(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
+    data = today(tmp_path / "today", list(range(1, 31)), new=0)
+    visual = np.load(data.root / "visual.npy")
+    np.save(data.root / "visual.npy", np.random.default_rng(8).normal(size=visual.shape).astype(np.float16))
+    with pytest.raises(warm.NotAlike, match="other visual features"):
+        warm.carried(yesterday[1], Packed.open(data.root), settings_of(data), seed=3)
+
+
+def test_no_video_in_common_is_no_beginning(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
+    data = today(tmp_path / "today", list(range(1, 31)), new=0)
+    (data.root / "items.json").write_text(json.dumps([f"x{n}" for n in range(30)]))
+    with pytest.raises(warm.NotAlike, match="no video in common"):
+        warm.carried(yesterday[1], Packed.open(data.root), settings_of(data), seed=3)
