@@ -204,11 +204,11 @@ def _backbones(results: Results, dataset: str, system: str) -> list[dict[str, An
     out = []
     for backbone in ("sasrec", "gru4rec", "bert4rec", "nextitnet"):
         on = system if backbone == "sasrec" else f"{backbone}+{system}"
-        off = f"{backbone}+content"
-        both = [values_of(results, dataset, model, "ndcg@10") for model in (on, off)]
-        if all(both):
-            names = {"kind": "backbone", "dataset": dataset, "backbone": backbone, "model": on, "against": off}
-            out.append(names | compare(*both)._asdict())
+        for off in (backbone, f"{backbone}+content"):
+            both = [values_of(results, dataset, model, "ndcg@10") for model in (on, off)]
+            if all(both):
+                names = {"kind": "backbone", "dataset": dataset, "backbone": backbone, "model": on, "against": off}
+                out.append(names | compare(*both)._asdict())
     return out
 
 
