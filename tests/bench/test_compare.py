@@ -94,9 +94,18 @@ def test_a_checkout_without_ranks_keeps_what_is_stored_until_its_cells_change(tm
     shutil.rmtree(tmp_path / "r.ranks")
     put(results, "markov", 0.1, 5)
     results.set_comparisons(compare_all(results, ["sasrec", "markov"]))
-    assert len(stored) == 2 and Results.open(tmp_path / "r.json").body["comparisons"] == stored
+    assert [c["kind"] for c in stored] == ["backbone", "difference", "difference"]
+    assert Results.open(tmp_path / "r.json").body["comparisons"] == stored
     put(results, "sasrec", 0.4, 2, digest="other")  # what is stored is of the cell before
     assert compare_all(results, ["sasrec", "markov"]) == []
+
+
+def test_plug_ins_are_compared_with_the_plain_backbone_and_with_content_alone(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    for model, rank in (("gru4rec", 50), ("gru4rec+content", 5), ("gru4rec+mealrec", 1)):
+        put(results, model, 0.1, rank)
+    found = {c["against"]: c["mean"] for c in compare_all(results, []) if c["kind"] == "backbone"}
+    assert set(found) == {"gru4rec", "gru4rec+content"} and found["gru4rec"] > found["gru4rec+content"] > 0
 
 
 def test_retention_pairs_by_seed(tmp_path: Path) -> None:
