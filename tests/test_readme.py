@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -64,3 +65,15 @@ def test_the_load_on_the_endpoint_is_that_of_the_committed_result() -> None:
     figures = [found["requests"], *by_kind.values(), latency["p50"], latency["p99"], events["acknowledged"], 0, 0]
     assert "| " + " | ".join(f"{figure:,.0f}" for figure in figures) + " |" in README
     assert found["command"] in README and found["finished"][:10] in README
+
+
+def test_the_second_day_is_that_of_the_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    second_day = importlib.import_module("second_day")
+    found = json.loads((ROOT / "benchmarks" / "results" / "second_day.json").read_text())
+    assert second_day.table(found) in README
+    assert second_day.said(found).removeprefix("second day: ") in README
+    assert found["command"] in README and found["when"][:10] in README
+    events, videos = (found["second"]["stages"][stage] for stage in ("sessionize", "extract"))
+    assert events["processed"] < events["rows_in"] / 4 and videos["processed"] < videos["rows_in"] / 4
+    assert not any(stage["processed"] for stage in found["again"]["stages"].values())
