@@ -123,6 +123,22 @@ def test_nights_end_as_a_rebuild_does_bit_for_bit(spark: Any, tmp_path: Path) ->
 
 @pytest.mark.spark
 @pytest.mark.slow
+def test_the_number_of_spark_partitions_changes_no_row(spark: Any, tmp_path: Path) -> None:
+    world = World(spark, tmp_path)
+    for day in range(2):
+        world.file(f"events-2026-01-{5 + day:02d}.jsonl", some_day(day, 2))
+    base, made = world.config, {}
+    for partitions in (1, 7):
+        config = base.spark.model_copy(update={"shuffle_partitions": partitions})
+        world.config = base.model_copy(update={"spark": config})
+        lake = str(tmp_path / f"in {partitions}")
+        world.night(lake)
+        made[partitions] = {table: sorted_rows(lake, table, order) for table, order in TABLES.items()}
+    assert made[1] == made[7]
+
+
+@pytest.mark.spark
+@pytest.mark.slow
 def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: Any, tmp_path: Path) -> None:
     """A chain without end over three midnights, cut at its second: the event that closes the gap renames all that follow."""
     world = World(spark, tmp_path)
