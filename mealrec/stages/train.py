@@ -50,7 +50,15 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     initial, origin = beginning(config, tracker, packed, settings, storage / f"{name}-initial")
     mlflow_run = _start(config, tracker, lake, versions, made_from, run_id)
     tracker.set_tags(mlflow_run, {ORIGIN_TAG: json.dumps(origin)})
-    job = Job(name, str(storage), str(packed.root), settings, config.train, config.seed, initial)
+    job = Job(
+        name=name,
+        storage=str(storage),
+        packed=str(packed.root),
+        settings=settings,
+        config=config.train,
+        seed=config.seed,
+        initial=initial,
+    )
     try:
         last = train_distributed(job, config.ray, log.info)
     except TrainingError as error:

@@ -12,6 +12,7 @@ from mealrec.data.packed import Packed
 from mealrec.model.settings import ModelSettings
 from mealrec.registry import flavour, promotion
 from mealrec.registry.tracking import Tracker
+from mealrec.serving.recommender import BundleError, Recommender
 from mealrec.training import warm
 
 log = logging.getLogger("mealrec.train")
@@ -40,16 +41,17 @@ def beginning(
 
 
 def _decide(config: RunConfig, tracker: Tracker, packed: Packed, settings: ModelSettings, folder: Path) -> None:
-    name = config.registry.model_name
     champion = promotion.by_alias(tracker, promotion.CHAMPION)
     if champion is None:
         warm.write(None, folder, {"afresh": "there is no champion yet"})
         return
+    uri = f"models:/{config.registry.model_name}/{champion.version}"
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = flavour.bundle_of(tracker, f"models:/{name}/{champion.version}", Path(scratch))
         try:
-            weights, kept = warm.carried(bundle, packed, settings, config.seed)
-        except warm.NotAlike as error:
+            known = Recommender.load(flavour.bundle_of(tracker, uri, Path(scratch)))
+            earlier = warm.Earlier(known.model, known.video_ids, known.content)
+            weights, kept = warm.carried(earlier, packed, settings, config.seed)
+        except (BundleError, warm.NotAlike) as error:
             warm.write(None, folder, {"afresh": f"champion version {champion.version} is of another kind: {error}"})
             return
     warm.write(weights, folder, {"champion": champion.version, "videos_kept": kept, "videos": packed.items})

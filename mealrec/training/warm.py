@@ -1,16 +1,17 @@
 """An earlier model as the beginning of a new run: videos keep their trained IDs, new ones get fresh ones.
 
 Nothing held out leaks: under leave-one-out and under a temporal split what an earlier night trained on lies before what a later
-night holds out, as long as logs only grow.
+night holds out, as long as histories only grow.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,35 +28,37 @@ from mealrec.training.settings import TrainSettings
 
 WEIGHTS, ORIGIN = "model.safetensors", "origin.json"
 IDS = "ids.weight"  # the one tensor whose rows are videos
-MAY_DIFFER = (
-    "items",
-    "dropout",
-    "condition_dropout",
-    "id_dropout",
-)  # no other tensor's shape or meaning depends on them
+# no other tensor's shape or meaning depends on these
+MAY_DIFFER = ("items", "dropout", "condition_dropout", "id_dropout")
 SAMPLED = 64  # videos whose features are compared
-ALIKE = 0.99  # cosine of features that the same encoder made of the same video
+APART = 0.1  # of their norm: an encoder repeats itself to about 1e-3 (float16, other threads)
 
 
 class NotAlike(ValueError):
     """The earlier model can't be carried over; the message says what differs."""
 
 
-def carried(bundle: Path, data: Packed, settings: ModelSettings, seed: int) -> tuple[dict[str, Tensor], int]:
-    """Weights of a model of `settings` over `data` that begin as the bundle's, and how many videos keep their ID. Cost: one
-    pass over N x D. Raises NotAlike."""
-    body: dict[str, Any] = json.loads((bundle / "bundle.json").read_text())
-    _check_settings(body["settings"], settings)
-    known = {video: row for row, video in enumerate(json.loads((bundle / "items.json").read_text()), start=1)}
+class Earlier(NamedTuple):
+    """A trained model with the videos and the content that it knows; item_index i is videos[i - 1]."""
+
+    model: MealRec
+    videos: Sequence[str]
+    content: ContentArrays
+
+
+def carried(earlier: Earlier, data: Packed, settings: ModelSettings, seed: int) -> tuple[dict[str, Tensor], int]:
+    """Weights of a model of `settings` over `data` that begin as the earlier one's, and how many videos keep their ID. Cost:
+    one pass over N x D. Raises NotAlike."""
+    _check_settings(earlier.model.settings, settings)
+    known = {video: row for row, video in enumerate(earlier.videos, start=1)}
     rows = np.array([known.get(video, 0) for video in data.item_ids()], dtype=np.int64)
-    _check_features(ContentArrays.open(bundle), data.content, rows)
-    before = load_file(bundle / WEIGHTS)
+    _check_features(earlier.content, data.content, rows)
+    before = earlier.model.state_dict()
     torch.manual_seed(seed)
-    weights = MealRec(settings).state_dict()
+    ids = MealRec(settings).state_dict()[IDS]
     kept = torch.from_numpy(rows > 0)
-    ids = weights[IDS].clone()
     ids[1:][kept] = before[IDS][torch.from_numpy(rows)[kept]]
-    return {name: before[name] for name in weights} | {IDS: ids}, int(kept.sum())
+    return before | {IDS: ids}, int(kept.sum())
 
 
 def write(weights: dict[str, Tensor] | None, folder: Path, origin: dict[str, Any]) -> None:
@@ -88,11 +91,12 @@ def begin(folder: Path, settings: ModelSettings, config: TrainSettings) -> State
     return state
 
 
-def _check_settings(before: dict[str, Any], settings: ModelSettings) -> None:
+def _check_settings(before: ModelSettings, now: ModelSettings) -> None:
+    there, here = asdict(before), asdict(now)
     differ = [
-        f"{name}: {before.get(name)!r} there, {value!r} here"
-        for name, value in asdict(settings).items()
-        if name not in MAY_DIFFER and before.get(name) != value
+        f"{name}: {there[name]!r} there, {here[name]!r} here"
+        for name in here
+        if name not in MAY_DIFFER and there[name] != here[name]
     ]
     if differ:
         raise NotAlike(f"other settings ({', '.join(differ)})")
@@ -114,6 +118,6 @@ def _check_features(before: ContentArrays, now: ContentArrays, rows: np.ndarray[
             np.asarray(x[y[shared]], dtype=np.float64).reshape(int(shared.sum()), -1)
             for x, y in ((before.arrays[name], there), (now.arrays[name], here))
         )
-        cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-        if np.median(cosine) < ALIKE:
+        apart = np.linalg.norm(a - b, axis=1) / np.maximum(np.linalg.norm(a, axis=1), 1e-12)
+        if np.median(apart) > APART:
             raise NotAlike(f"other {name} features of the same videos: another encoder")

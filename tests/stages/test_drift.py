@@ -18,12 +18,12 @@ from mealrec.features.extract import write_part
 from mealrec.lake import Lake, Provenance
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
-from mealrec.registry import flavour, promotion
 from mealrec.registry.tracking import Tracker
 from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, RECOMMENDATIONS, SCHEMAS, SEQUENCES
 from mealrec.stages.drift import drift, read
 from mealrec.training import bundle
 from tests.conftest import write_packed
+from tests.stages import champion
 
 ITEM_COUNT, VIEWERS, EVENTS_A_DAY = 30, 40, 400
 DAY_MS = 86_400_000
@@ -114,11 +114,8 @@ def world(tmp_path: Path) -> World:
 
 def crown(world: World, model_folder: Path) -> None:
     """Register the model as trained on the tables as they are now, and make it the champion."""
-    tracker = Tracker(world.config.registry, world.lake.work)
-    run = tracker.start("train", "digest", "a run")
     tags = {f"mealrec.version.{t}": str(world.lake.version(t)) for t in (SEQUENCES, ITEMS, FEATURES)}
-    version = promotion.register(tracker, flavour.log_model(tracker, run, model_folder), run, tags)
-    tracker.client.set_registered_model_alias(world.config.registry.model_name, promotion.CHAMPION, version.version)
+    champion.crown(Tracker(world.config.registry, world.lake.work), model_folder, tags)
 
 
 def test_without_a_champion_and_with_one_of_these_tables_there_is_nothing_to_compare(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ import torch
 from mealrec.config import RunConfig, TrainConfig
 from mealrec.data.packed import Packed
 from mealrec.model.mealrec import MealRec
-from mealrec.registry import flavour, promotion
 from mealrec.registry.tracking import Tracker
 from mealrec.stages.warm_start import beginning
 from mealrec.training import bundle
+from tests.stages import champion
 from tests.training.killed_run import settings_of
 
 
@@ -28,12 +30,9 @@ def tracker(config: RunConfig, tmp_path: Path) -> Tracker:
     return Tracker(config.registry, tmp_path / "work")
 
 
-def crown(config: RunConfig, tracker: Tracker, packed: Packed, folder: Path) -> None:
+def crown(tracker: Tracker, packed: Packed, folder: Path) -> None:
     torch.manual_seed(0)
-    made = bundle.write(MealRec(settings_of(packed)), packed, folder)
-    run = tracker.start("train", "digest", "a run")
-    version = promotion.register(tracker, flavour.log_model(tracker, run, made), run, {})
-    tracker.client.set_registered_model_alias(config.registry.model_name, promotion.CHAMPION, version.version)
+    champion.crown(tracker, bundle.write(MealRec(settings_of(packed)), packed, folder), {})
 
 
 def test_the_champion_of_that_moment_is_what_a_run_begins_with(
@@ -42,27 +41,38 @@ def test_the_champion_of_that_moment_is_what_a_run_begins_with(
     settings = settings_of(packed)
     first = beginning(config, tracker, packed, settings, tmp_path / "first")
     assert first == (None, {"afresh": "there is no champion yet"})
-    crown(config, tracker, packed, tmp_path / "one")
+    crown(tracker, packed, tmp_path / "one")
     second = beginning(config, tracker, packed, settings, tmp_path / "second")
     assert second == (str(tmp_path / "second"), {"champion": "1", "videos_kept": 30, "videos": 30})
     # runs that go on begin as they began, whoever is champion now
     assert beginning(config, tracker, packed, settings, tmp_path / "first") == first
-    crown(config, tracker, packed, tmp_path / "two")
+    crown(tracker, packed, tmp_path / "two")
     assert beginning(config, tracker, packed, settings, tmp_path / "second") == second
 
 
 def test_a_champion_of_another_kind_is_named_as_the_reason_to_train_afresh(
     config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
 ) -> None:
-    crown(config, tracker, packed, tmp_path / "one")
-    other = settings_of(packed).__class__(**(settings_of(packed).to_json() | {"width": 32}))
+    crown(tracker, packed, tmp_path / "one")
+    other = dataclasses.replace(settings_of(packed), width=32)
     folder, origin = beginning(config, tracker, packed, other, tmp_path / "run")
     assert folder is None
     assert origin == {"afresh": "champion version 1 is of another kind: other settings (width: 16 there, 32 here)"}
 
 
+def test_a_champion_of_an_older_format_does_not_stop_training(
+    config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
+) -> None:
+    made = bundle.write(MealRec(settings_of(packed)), packed, tmp_path / "old")
+    body = json.loads((made / "bundle.json").read_text())
+    (made / "bundle.json").write_text(json.dumps(body | {"format": 1}))
+    champion.crown(tracker, made, {})
+    folder, origin = beginning(config, tracker, packed, settings_of(packed), tmp_path / "run")
+    assert folder is None and "bundle format 1" in origin["afresh"]
+
+
 def test_it_is_off_unless_asked_for(config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path) -> None:
     off = config.model_copy(update={"train": TrainConfig()})
-    crown(config, tracker, packed, tmp_path / "one")
+    crown(tracker, packed, tmp_path / "one")
     assert beginning(off, tracker, packed, settings_of(packed), tmp_path / "run")[0] is None
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ import torch
 from mealrec.config import RayConfig, TrainConfig
 from mealrec.data.packed import Packed
 from mealrec.model.mealrec import MealRec
-from mealrec.training import bundle, checkpoint, warm
+from mealrec.training import checkpoint, warm
 from mealrec.training.trainer import Job, train
 from tests.training.killed_run import digest, settings_of
 
@@ -66,9 +66,7 @@ def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_pat
 def test_workers_begin_as_the_earlier_model_without_a_warm_up(packed: Packed, tmp_path: Path) -> None:
     settings = settings_of(packed)
     torch.manual_seed(1)
-    made = bundle.write(MealRec(settings), packed, tmp_path / "bundle")
-    weights, _ = warm.carried(made, packed, settings, seed=3)
-    warm.write(weights, tmp_path / "initial", {})
+    warm.write(MealRec(settings).state_dict(), tmp_path / "initial", {})
     config = CONFIG.model_copy(update={"joint_epochs": 1, "checkpoint_steps": 0})
     job = Job("run", str(tmp_path), str(packed.root), settings, config, seed=3, initial=str(tmp_path / "initial"))
     last = train(job, RayConfig(), lambda line: None)

@@ -12,17 +12,17 @@ import torch
 
 from mealrec.data.packed import Packed
 from mealrec.model.mealrec import MealRec
-from mealrec.training import bundle, warm
+from mealrec.training import warm
 from mealrec.training.loop import Trainer
+from mealrec.training.warm import Earlier
 from tests.conftest import write_packed
 from tests.training.killed_run import CONFIG, SEED, settings_of
 
 
 @pytest.fixture
-def yesterday(packed: Packed, tmp_path: Path) -> tuple[MealRec, Path]:
+def yesterday(packed: Packed) -> Earlier:
     torch.manual_seed(1)
-    model = MealRec(settings_of(packed))
-    return model, bundle.write(model, packed, tmp_path / "bundle")
+    return Earlier(MealRec(settings_of(packed)), packed.item_ids(), packed.content)
 
 
 def today(folder: Path, order: list[int], new: int) -> Packed:
@@ -38,11 +38,11 @@ def today(folder: Path, order: list[int], new: int) -> Packed:
     return Packed.open(data.root)
 
 
-def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
-    model, folder = yesterday
+def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: Earlier, tmp_path: Path) -> None:
+    model = yesterday.model
     order = [int(n) + 1 for n in np.random.default_rng(0).permutation(30)]
     data = today(tmp_path / "today", order, new=2)
-    weights, kept = warm.carried(folder, data, settings_of(data), seed=3)
+    weights, kept = warm.carried(yesterday, data, settings_of(data), seed=3)
     assert kept == 30
     assert torch.equal(weights["ids.weight"][1:31], model.ids.weight[torch.tensor(order)])
     assert bool((weights["ids.weight"][31:] != 0).any(1).all()), "new videos have fresh IDs"
@@ -50,10 +50,10 @@ def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: tuple[MealRec,
 
 
 def test_a_run_begins_in_the_joint_stage_with_what_was_written(
-    yesterday: tuple[MealRec, Path], packed: Packed, tmp_path: Path
+    yesterday: Earlier, packed: Packed, tmp_path: Path
 ) -> None:
-    model, folder = yesterday
-    weights, _ = warm.carried(folder, packed, settings_of(packed), seed=3)
+    model = yesterday.model
+    weights, _ = warm.carried(yesterday, packed, settings_of(packed), seed=3)
     warm.write(weights, tmp_path / "initial", {"champion": "7"})
     assert warm.origin_of(tmp_path / "initial") == {"champion": "7"}
     state = warm.begin(tmp_path / "initial", settings_of(packed), CONFIG)
@@ -65,29 +65,38 @@ def test_a_run_begins_in_the_joint_stage_with_what_was_written(
 
 def test_a_model_without_a_joint_stage_trains_its_only_one(packed: Packed, tmp_path: Path) -> None:
     plain = dataclasses.replace(settings_of(packed), tcd="mean", npd="off")
-    made = bundle.write(MealRec(plain), packed, tmp_path / "bundle")
-    weights, _ = warm.carried(made, packed, plain, seed=3)
+    earlier = Earlier(MealRec(plain), packed.item_ids(), packed.content)
+    weights, _ = warm.carried(earlier, packed, plain, seed=3)
     warm.write(weights, tmp_path / "initial", {})
     state = warm.begin(tmp_path / "initial", plain, CONFIG)
     assert state.progress.stage == "warmup"
 
 
-def test_another_kind_of_model_is_refused_by_name(yesterday: tuple[MealRec, Path], packed: Packed) -> None:
+def test_another_kind_of_model_is_refused_by_name(yesterday: Earlier, packed: Packed) -> None:
     wider = dataclasses.replace(settings_of(packed), layers=3)
     with pytest.raises(warm.NotAlike, match="layers: 2 there, 3 here"):
-        warm.carried(yesterday[1], packed, wider, seed=3)
+        warm.carried(yesterday, packed, wider, seed=3)
 
 
-def test_features_of_another_encoder_are_refused(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
+def test_features_of_another_encoder_are_refused(yesterday: Earlier, tmp_path: Path) -> None:
     data = today(tmp_path / "today", list(range(1, 31)), new=0)
     visual = np.load(data.root / "visual.npy")
     np.save(data.root / "visual.npy", np.random.default_rng(8).normal(size=visual.shape).astype(np.float16))
     with pytest.raises(warm.NotAlike, match="other visual features"):
-        warm.carried(yesterday[1], Packed.open(data.root), settings_of(data), seed=3)
+        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3)
 
 
-def test_no_video_in_common_is_no_beginning(yesterday: tuple[MealRec, Path], tmp_path: Path) -> None:
+def test_no_video_in_common_is_no_beginning(yesterday: Earlier, tmp_path: Path) -> None:
     data = today(tmp_path / "today", list(range(1, 31)), new=0)
     (data.root / "items.json").write_text(json.dumps([f"x{n}" for n in range(30)]))
     with pytest.raises(warm.NotAlike, match="no video in common"):
-        warm.carried(yesterday[1], Packed.open(data.root), settings_of(data), seed=3)
+        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3)
+
+
+def test_videos_that_are_silent_on_both_days_do_not_look_like_another_encoder(packed: Packed, tmp_path: Path) -> None:
+    data = today(tmp_path / "today", list(range(1, 31)), new=0)
+    for folder in (packed.root, data.root):
+        np.save(folder / "audio.npy", np.zeros_like(np.load(folder / "audio.npy")))
+    silent, data = Packed.open(packed.root), Packed.open(data.root)
+    earlier = Earlier(MealRec(settings_of(silent)), silent.item_ids(), silent.content)
+    assert warm.carried(earlier, data, settings_of(data), seed=3)[1] == 30
