@@ -110,7 +110,7 @@ async def health(request: Request, response: Response) -> Health:
     state = request.app.state
     try:
         served = state.models.get()
-        await state.states.history("")
+        await state.states.reach()
     except (NoModel, Unavailable) as error:
         response.status_code = 503
         response.headers["Retry-After"] = "1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -101,6 +102,8 @@ def replica_app(config: RunConfig, token_digest: bytes | None) -> FastAPI:
     source = RegistrySource(Tracker(config.registry, lake.work))
     models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index)
     models.refresh()
+    gc.collect()
+    gc.freeze()  # going over all that libraries and the model hold stops the process for a third of a second
     states = keeper.RemoteStates()
     replica = serve.get_replica_context().replica_id.unique_id
     others: dict[str, str] = {}

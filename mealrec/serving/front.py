@@ -1,7 +1,8 @@
 """Stands in front of the replicas, inside Ray Serve's HTTP proxy: an answer is the app's own, or the documented 503.
 
 When a replica dies, the proxy has nothing to say about the requests it held and they would end in a bare 500. Every route may
-be asked twice (events are told apart by their id), so they are put to another replica instead.
+be asked twice (events are told apart by their id), so they are put to another replica instead. The body, read here anyway, goes
+to the replica with the request: Ray Serve's own way is a call back to the proxy for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mealrec.serving.guard import RETRY_AFTER, Refusal, answer, headers_of, replay, whole_body
+from mealrec.serving.guard import BODY, RETRY_AFTER, Refusal, answer, headers_of, whole_body
 from mealrec.serving.metrics import SIGNATURE
 
 log = logging.getLogger("mealrec.serve")
@@ -90,7 +91,7 @@ class Front:
 
         for attempt in range(1, ATTEMPTS + 1):
             found = Answer()
-            await self.app(dict(scope), replay(body, listening), found.send)
+            await self.app({**scope, BODY: body}, listening, found.send)
             if found.whole and found.is_signed:
                 return found
             if gone or found.status in (408, 503):  # the latter are the proxy's own: too much to do, or nobody there

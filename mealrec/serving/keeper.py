@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from anyio import to_thread
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -24,6 +26,7 @@ from mealrec.console import show_progress
 from mealrec.lake import Lake
 from mealrec.serving.journal import Busy
 from mealrec.serving.messages import Event
+from mealrec.serving.nearby import Nearby
 from mealrec.serving.states import Accepted, Unavailable
 from mealrec.serving.viewers import ViewerStates
 from mealrec.sources.landing import locate
@@ -51,6 +54,10 @@ class Keeper:
 
     def history(self, user_id: str) -> list[str]:
         return self.states.history(user_id)
+
+    def place(self) -> tuple[str, str]:
+        """The node it lives on, for good, and the folder of its files there."""
+        return ray.get_runtime_context().get_node_id(), str(self.states.folder)
 
     def accept(self, events: list[dict[str, Any]]) -> tuple[int, int]:
         return self.states.accept([Event.model_validate(event) for event in events])
@@ -83,10 +90,23 @@ class RemoteStates:
 
     def __init__(self) -> None:
         self.keeper = ray.get_actor(NAME, NAMESPACE)
+        self._place: tuple[str, str] | None = None
+        self._nearby: Nearby | None = None
 
     async def history(self, user_id: str) -> list[str]:
+        """Read from the keeper's files where they are on this node, else asked of the keeper."""
+        try:
+            nearby = await self._files()
+            if nearby is not None:
+                return await to_thread.run_sync(nearby.history, user_id)
+        except (OSError, sqlite3.Error) as error:
+            log.info("viewers' files can't be read just now, the keeper is asked: %s", error)
         found: list[str] = await self._call("history", user_id)
         return found
+
+    async def reach(self) -> None:
+        """Raises Unavailable unless the keeper answers."""
+        self._place = await self._call("place")
 
     async def accept(self, events: Sequence[Event]) -> Accepted:
         return Accepted(*await self._call("accept", [event.model_dump() for event in events]))
@@ -95,6 +115,15 @@ class RemoteStates:
         """What the other replicas last counted. Raises Unavailable."""
         found: dict[str, str] = await self._call("report", replica, text)
         return found
+
+    async def _files(self) -> Nearby | None:
+        if self._place is None:
+            await self.reach()
+        assert self._place is not None
+        node, folder = self._place
+        if self._nearby is None and node == ray.get_runtime_context().get_node_id():
+            self._nearby = Nearby(Path(folder))
+        return self._nearby
 
     async def _call(self, method: str, *arguments: object) -> Any:
         try:

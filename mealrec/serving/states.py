@@ -20,7 +20,7 @@ class Accepted(NamedTuple):
 
 
 class States(Protocol):
-    """Viewers' histories. Both methods raise Unavailable."""
+    """Viewers' histories. Every method raises Unavailable."""
 
     async def history(self, user_id: str) -> list[str]:
         """Video ids that the viewer liked, oldest first, each once; empty for an unknown viewer."""
@@ -29,4 +29,8 @@ class States(Protocol):
     async def accept(self, events: Sequence[Event]) -> Accepted:
         """Returns once the events are on disk: all of them or, when it raises, possibly some. Sending an event_id again
         changes nothing."""
+        ...
+
+    async def reach(self) -> None:
+        """Returns when histories can be read and events written."""
         ...

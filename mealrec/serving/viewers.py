@@ -25,6 +25,7 @@ from mealrec.serving.states import Accepted
 log = logging.getLogger("mealrec.serve")
 
 VIEWERS_A_BATCH = 4096
+HISTORIES, INDEX = "sequences-{}.sqlite", "events.sqlite"
 Step = tuple[int, str]  # timestamp_ms, video_id
 
 
@@ -46,13 +47,13 @@ class Histories:
     def of(cls, lake: Lake, version: int, folder: Path) -> Histories:
         """Open the copy of that version, made now if there is none. Cost: one pass over the table, a batch in memory, and the
         ids of all videos."""
-        path = folder / f"sequences-{version}.sqlite"
+        path = folder / HISTORIES.format(version)
         if not path.is_file():
             building = path.with_suffix(".building")
             building.unlink(missing_ok=True)
             _copy(lake, version, building)
             building.rename(path)
-        for other in folder.glob("sequences-*.sqlite"):
+        for other in folder.glob(HISTORIES.format("*")):
             if other != path:
                 other.unlink()
         return cls(path)
@@ -68,13 +69,21 @@ class Histories:
                 found.append((int(time), str(video[0])))
         return found
 
+    def close(self) -> None:
+        self._rows.close()
+
 
 class Index:
-    """What the journal holds, by event and by viewer; behind the journal at worst, never ahead of it."""
+    """What the journal holds, by event and by viewer; behind the journal at worst, never ahead of it.
 
-    def __init__(self, path: Path) -> None:
-        self._rows = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    A second process may read it (is_reader): it sees what was added before it asked. Raises sqlite3.DatabaseError."""
+
+    def __init__(self, path: Path, *, is_reader: bool = False) -> None:
+        where = f"{path.as_uri()}?mode={'ro' if is_reader else 'rwc'}"
+        self._rows = sqlite3.connect(where, uri=True, check_same_thread=False, isolation_level=None)
         self._lock = threading.Lock()
+        if is_reader:
+            return
         self._rows.executescript(
             """
             pragma journal_mode = wal;
@@ -130,7 +139,7 @@ class ViewerStates:
         self.lake, self.config, self.today = lake, config, today
         self.journal = Journal(journal)
         self.folder = lake.folder("serving", "viewers")
-        self.index = _opened(self.folder / "events.sqlite")
+        self.index = _opened(self.folder / INDEX)
         self._writing = threading.Lock()
         self._version: int | None = None
         self._histories: Histories | None = None

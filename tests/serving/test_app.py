@@ -44,6 +44,9 @@ class InProcess:
     async def accept(self, events: Sequence[Event]) -> Accepted:
         return self.states.accept(events)
 
+    async def reach(self) -> None:
+        pass
+
 
 class OutOfReach:
     """A fault: the actor is being restarted."""
@@ -52,6 +55,9 @@ class OutOfReach:
         raise Unavailable("viewer states did not answer within 5 s")
 
     async def accept(self, events: Sequence[Event]) -> Accepted:
+        raise Unavailable("viewer states did not answer within 5 s")
+
+    async def reach(self) -> None:
         raise Unavailable("viewer states did not answer within 5 s")
 
 

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from mealrec.serving import front
+from mealrec.serving.guard import BODY
 from mealrec.serving.messages import MAX_BODY_BYTES
 
 Behaviour = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -26,7 +27,7 @@ async def died_half_way(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def good(scope: Scope, receive: Receive, send: Send) -> None:
-    body = (await receive())["body"].decode()
+    body = scope[BODY].decode()
     await JSONResponse({"got": body}, 200, {"x-replica": "r1"})(scope, receive, send)
 
 

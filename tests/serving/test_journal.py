@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ from mealrec.lake import Lake, Provenance
 from mealrec.schema import EVENT_COLUMNS, ITEMS, SCHEMAS, SEQUENCES
 from mealrec.serving.journal import Busy, Journal
 from mealrec.serving.messages import Event
+from mealrec.serving.nearby import Nearby
 from mealrec.serving.viewers import ViewerStates, merged
 
 DAY = "2026-01-20"
@@ -198,3 +200,34 @@ def test_a_full_disk_refuses_the_events_and_leaves_the_journal_whole(lake: Lake)
     )
     assert done.stdout.splitlines() == ["refused 27", "Accepted(accepted=2, duplicates=0)"]
     assert [line["event_id"] for line in lines(lake)] == ["e1", "e2", "e4"]
+
+
+def test_a_replica_nearby_reads_what_the_keeper_acknowledged(lake: Lake) -> None:
+    states = states_over(lake)
+    nearby = Nearby(states.folder)
+    assert nearby.history("u1") == ["v1", "v2"] and nearby.history("nobody") == []
+    for n, video in enumerate(("v3", "v4", "v5")):
+        states.accept([event(f"e{n}", video, at=1_768_900_000_000 + n)])
+        assert nearby.history("u1") == states.history("u1") and nearby.history("u1")[-1] == video
+
+
+def test_a_replica_nearby_goes_on_to_files_that_were_exchanged(lake: Lake) -> None:
+    states = states_over(lake)
+    states.accept([event("e1", "v3")])
+    nearby = Nearby(states.folder)
+    write_sequences(lake, {"u1": [(1, 100), (2, 300), (9, 400)], "u2": [(7, 5)]})
+    states.refresh()
+    assert nearby.history("u2") == ["v7"] and nearby.history("u1") == ["v1", "v2", "v9", "v3"]
+    states.close()
+    (states.folder / "events.sqlite").write_bytes(b"no database at all" * 999)
+    again = states_over(lake)  # made again from the journal
+    again.accept([event("e2", "v4", user="u2")])
+    assert nearby.history("u2") == ["v7", "v4"] and nearby.history("u1") == ["v1", "v2", "v9", "v3"]
+
+
+def test_a_replica_nearby_says_so_when_the_files_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Nearby(tmp_path / "nowhere")
+    with pytest.raises(sqlite3.OperationalError):
+        Nearby(tmp_path)
+    assert not list(tmp_path.iterdir()), "a reader makes no file"
