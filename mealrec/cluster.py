@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,14 +30,26 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    if address:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        _start_local(config)
+    with _sigterm_given_back():
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _start_local(config)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _sigterm_given_back() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it is initialised, and keeps it: what comes after may be a flow that wants to know."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start_local(config: RayConfig) -> None:

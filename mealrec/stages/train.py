@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mealrec.stages.summary import StageError, StageSummary
 from mealrec.stages.warm_start import beginning
 from mealrec.training import bundle, checkpoint
 from mealrec.training.loop import State
+from mealrec.training.notice import Stopped
 from mealrec.training.progress import STAGES
 from mealrec.training.trainer import Job, TrainingError
 from mealrec.training.trainer import train as train_distributed
@@ -33,7 +35,8 @@ ORIGIN_TAG = "mealrec.warm_start"
 
 def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     """Up to date when tables and settings are those of a finished run whose bundle is there. A killed run resumes from its
-    last checkpoint. Raises StageError with the worker's error."""
+    last checkpoint; so does one that got a SIGTERM, which first saves where it stands and then ends by the signal. Raises
+    StageError with the worker's error."""
     began = time.monotonic()
     lake = Lake(config.lake, config.work)
     versions = pinned_versions(lake)
@@ -64,6 +67,10 @@ def train(config: RunConfig, *, run_id: str = "") -> StageSummary:
     except TrainingError as error:
         tracker.finish(mlflow_run, "FAILED")
         raise StageError(str(error)) from error
+    except Stopped as stopped:
+        tracker.finish(mlflow_run, "KILLED")
+        signal.raise_signal(signal.SIGTERM)  # its workers are gone: now it is for whoever had it before
+        raise StageError(str(stopped)) from stopped
     try:
         lake.check(claim)
     except Overtaken:

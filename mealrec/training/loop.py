@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,9 @@ from mealrec.training.streams import mix
 
 GATE_METRIC_K = 10
 
+# what the world outside wants now: nothing; a checkpoint, as a worker may soon be gone; a checkpoint and the end
+Notice = Literal["none", "save", "stop"]
+
 
 @dataclass
 class State:
@@ -64,7 +68,8 @@ class State:
 
 
 class Trainer:
-    """Runs epochs of `state` over `data`. `say` gets a line for a person every few seconds."""
+    """Runs epochs of `state` over `data`. `say` gets a line for a person every few seconds; `notice` is asked after every step
+    and tells all workers the same."""
 
     def __init__(
         self,
@@ -74,10 +79,11 @@ class Trainer:
         seed: int,
         peers: Peers | None = None,
         say: Callable[[str], None] = lambda line: None,
+        notice: Callable[[], Notice] = lambda: "none",
         device: torch.device | str = "cpu",
     ) -> None:
         self.data, self.config, self.seed = data, config, seed
-        self.peers, self.say, self.device = peers or Peers(), say, torch.device(device)
+        self.peers, self.say, self.notice, self.device = peers or Peers(), say, notice, torch.device(device)
         self.weights = LossWeights(
             plain=config.id_weight,
             tcd=config.tcd_weight,
@@ -103,9 +109,9 @@ class Trainer:
         on_stage: Callable[[State], None] = lambda state: None,
         on_step: Callable[[State], None] = lambda state: None,
     ) -> None:
-        """Train until every stage is done; `on_epoch` is called after each epoch and `on_step` after every
-        config.checkpoint_steps steps inside one, both with a state that may be saved and gone on from; `on_stage` at the end of
-        each stage, when state.best is what the stage gives."""
+        """Train until every stage is done, or a notice says stop; `on_epoch` is called after each epoch, `on_step` after every
+        config.checkpoint_steps steps inside one and after a step with a notice, both with a state that may be saved and gone on
+        from; `on_stage` at the end of each stage, when state.best is what the stage gives."""
         joint = 0 if state.model.settings.is_plain else self.config.joint_epochs
         limits = {"warmup": self.config.warmup_epochs, "joint": joint}
         windows = Windows.of(self.data, state.model.settings.max_history)
@@ -118,7 +124,9 @@ class Trainer:
                 self._leave_stage(state)
                 continue
             with matmul(self.config.matmul):
-                self._epoch(state, windows, on_step)
+                is_whole = self._epoch(state, windows, on_step)
+            if not is_whole:
+                return
             on_epoch(state)
 
     def _leave_stage(self, state: State) -> None:
@@ -130,10 +138,13 @@ class Trainer:
             state.teacher.load_state_dict(state.model.state_dict())
             state.best = _copy_of(state.model)
 
-    def _epoch(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> None:
+    def _epoch(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> bool:
+        """False for one that was told to stop."""
         progress, began = state.progress, time.monotonic()
         self._begin(state)
         parts = self._train(state, windows, on_step)
+        if parts is None:
+            return False
         progress.step, progress.losses, state.pooled = 0, {}, None
         served = state.teacher if self.config.average else state.model
         metrics = self._validate(served, plain=progress.stage == "warmup")
@@ -148,6 +159,7 @@ class Trainer:
         planned = self.config.warmup_epochs if progress.stage == "warmup" else self.config.joint_epochs
         figures = " ".join(f"{k} {v:.4f}" for k, v in entry.items() if isinstance(v, float))
         self.say(f"{progress.stage} epoch {progress.epoch}/{planned}: {figures} ({time.monotonic() - began:.1f} s)")
+        return True
 
     def _begin(self, state: State) -> None:
         """The catalogue as this epoch sees it: made from the weights that the epoch began with, which a run that goes on inside
@@ -161,7 +173,8 @@ class Trainer:
         state.pooled = self.catalogue.pooled
         self.learnable_rows = self._learnable_rows()
 
-    def _train(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> dict[str, float]:
+    def _train(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> dict[str, float] | None:
+        """The mean loss of each part, None when told to stop."""
         state.model.train()
         progress, steps = state.progress, steps_per_epoch(windows, self.config.batch_size)
         self.steps = steps
@@ -183,10 +196,13 @@ class Trainer:
             for name, value in losses.parts.items():
                 sums[name] = sums.get(name, 0.0) + value
             progress.step = step + 1
-            if every and progress.step % every == 0 and progress.step < steps:
+            notice = self.notice()
+            if notice != "none" or (every and progress.step % every == 0 and progress.step < steps):
                 self._settle(progress, sums)
                 on_step(state)
                 state.model.train()
+            if notice == "stop":
+                return None
             if time.monotonic() - last_said > 5:
                 last_said = time.monotonic()
                 self.say(f"{progress.stage} epoch {progress.epoch + 1}: step {step + 1}/{steps}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mealrec.config import RayConfig, TrainConfig
 from mealrec.model.settings import ModelSettings
+from mealrec.training.notice import notices, stopped_by_sigterm
 
 if TYPE_CHECKING:
     from mealrec.training.loop import State
@@ -45,15 +46,30 @@ class Job:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"config": self.config.model_dump(mode="json")}
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Job:
+        config, settings = TrainConfig.model_validate(data["config"]), ModelSettings(**data["settings"])
+        return cls(**data | {"config": config, "settings": settings})
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints are."""
+        return Path(self.storage) / self.name
+
+    def beside(self, suffix: str) -> Path:
+        """A file of this run beside that folder, for workers and driver alike."""
+        return Path(self.storage) / f"{self.name}.{suffix}"
+
 
 def train(job: Job, ray_config: RayConfig, say: Callable[[str], None]) -> Path:
-    """Train on a Ray cluster and return the folder of the last checkpoint. Raises TrainingError."""
+    """Train on a Ray cluster and return the folder of the last checkpoint. Raises TrainingError, and Stopped after a SIGTERM:
+    the workers have then saved where they stood, if they could in time."""
     from mealrec.cluster import ray_cluster
 
     # a short run would otherwise spend most of its time waiting for the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    with ray_cluster(ray_config), _followed(_progress_file(job), say):
+    with ray_cluster(ray_config), _followed(job.beside("progress"), say), stopped_by_sigterm(job.beside("stop")):
         return _fit(job)
 
 
@@ -79,7 +95,7 @@ def _fit(job: Job) -> Path:
     if result.checkpoint is None:
         raise TrainingError(f"training run {job.name} ended without a checkpoint")
     known = {Path(held.path).name for held, _ in result.best_checkpoints or []} | {Path(result.checkpoint.path).name}
-    for folder in (Path(job.storage) / job.name).glob("checkpoint_*"):
+    for folder in job.folder.glob("checkpoint_*"):
         if folder.is_dir() and folder.name not in known:  # its writer was killed before Ray heard of it
             shutil.rmtree(folder)
     return Path(result.checkpoint.path)
@@ -96,35 +112,34 @@ def _worker(arguments: dict[str, Any]) -> None:
     from mealrec.training.loop import State, Trainer
     from mealrec.training.peers import Peers
 
-    config = TrainConfig.model_validate(arguments["config"])
-    settings = ModelSettings(**arguments["settings"])
+    job = Job.from_json(arguments)
+    config = job.config.settings()
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(job.config.threads)
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
         with resumed.as_directory() as folder:
-            state = checkpoint.load(Path(folder), settings, config.settings())
-    elif arguments["initial"] is not None:
-        state = warm.begin(Path(arguments["initial"]), settings, config.settings())
+            state = checkpoint.load(Path(folder), job.settings, config)
+    elif job.initial is not None:
+        state = warm.begin(Path(job.initial), job.settings, config)
     else:
-        torch.manual_seed(arguments["seed"])  # every worker starts from the same weights
-        state = State.fresh(MealRec(settings), config.settings())
+        torch.manual_seed(job.seed)  # every worker starts from the same weights
+        state = State.fresh(MealRec(job.settings), config)
 
     def say(line: str) -> None:
         if rank == 0:
-            _append(Path(arguments["storage"]) / f"{arguments['name']}.progress", line)
+            _append(job.beside("progress"), line)
 
     def keep(state: State, figures: dict[str, Any]) -> None:
-        _report(state, figures, Path(arguments["storage"]) / arguments["name"] if rank == 0 else None)
+        _report(state, figures, job.folder if rank == 0 else None)
 
     if resumed is not None:
         inside = f" and {state.progress.step} steps" if state.progress.step else ""
         say(f"resumed after {state.progress.total_epochs} epochs{inside} ({state.progress.stage})")
     peers = Peers(rank, context.get_world_size())
-    Trainer(
-        Packed.open(Path(arguments["packed"])), config.settings(), seed=arguments["seed"], peers=peers, say=say
-    ).run(
+    notice = notices(peers, job.beside("stop"), ray.train.get_preemption_info, say)
+    Trainer(Packed.open(Path(job.packed)), config, seed=job.seed, peers=peers, say=say, notice=notice).run(
         state,
         on_epoch=lambda state: keep(state, state.progress.curves[-1]),
         on_step=lambda state: keep(state, {"epoch": state.progress.total_epochs + 1, "step": state.progress.step}),
@@ -161,10 +176,6 @@ def _report(state: State, figures: dict[str, Any], run_folder: Path | None) -> N
         checkpoint_upload_fn=write,
         delete_local_checkpoint_after_upload=True,
     )
-
-
-def _progress_file(job: Job) -> Path:
-    return Path(job.storage) / f"{job.name}.progress"
 
 
 def _append(path: Path, line: str) -> None:
