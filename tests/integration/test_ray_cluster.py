@@ -8,17 +8,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mealrec.lake import Lake, Provenance
-from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
+from mealrec.lake import Lake
+from mealrec.schema import FEATURES, QUARANTINE
 from tests.features.conftest import render
 from tests.integration.ray_nodes import START_S, Cluster
 from tests.integration.servers import ROOT, until
+from tests.trainable import tables
 
 pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -132,27 +131,6 @@ def test_with_the_runtime_environment_code_the_nodes_run_what_was_sent_and_not_w
         where = ["--lake", str(tmp_path / environment), "--runtime-env", environment]
         done = cluster.mealrec(*command, *where, PYTHONPATH=str(checkout))
         assert done.returncode == 0 and words in done.stderr, done.stderr
-
-
-def tables(lake: Lake, viewers: int = 300, items: int = 30) -> None:
-    """What training reads: viewers who go round in circles, videos of random content."""
-    rng = np.random.default_rng(3)
-    made = Provenance("test", "d")
-
-    def write(table: str, rows: list[dict[str, object]]) -> None:
-        full = [{name: row.get(name) for name in SCHEMAS[table].names} for row in rows]
-        lake.write(table, pa.Table.from_pylist(full, schema=SCHEMAS[table]), made)
-
-    write(ITEMS, [{"video_id": f"v{i}", "item_index": i} for i in range(1, items + 1)])
-    sequences = [[int(s + k) % items + 1 for k in range(8)] for s in rng.integers(items, size=viewers)]
-    ends = {"temporal_valid_start": 6, "temporal_test_start": 7, "bucket": 0}
-    write(SEQUENCES, [{"user_id": f"u{n:03}", "item_index": s, **ends} for n, s in enumerate(sequences)])
-    features = [
-        {"video_id": f"v{i}", "visual_frames": 2, "visual_dim": 8, "token_times_ms": [0, 1000], "duration_ms": 2000}
-        | {"visual": rng.normal(size=(2, 8)).astype(np.float16).tobytes(), "bucket": 0}
-        for i in range(1, items + 1)
-    ]
-    write(FEATURES, features)
 
 
 def test_a_training_that_loses_a_node_ends_as_one_that_does_not(cluster: Cluster, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mealrec.training.trainer import Job, train
 from tests.conftest import write_packed
 from tests.integration.servers import until
 from tests.training.killed_run import digest, settings_of
+from tests.training.without_ray import end_of
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -72,16 +73,10 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
 
 def test_a_node_that_is_taken_away_costs_no_step_and_changes_nothing(nodes: TwoNodes, tmp_path: Path) -> None:
     packed = write_packed(tmp_path / "packed", viewers=120)
-    settings, said = settings_of(packed), list[str]()
-
-    def run(folder: str, say: list[str]) -> str:
-        last = train(
-            Job("run", str(tmp_path / folder), str(packed.root), settings, CONFIG, seed=3), nodes.config, say.append
-        )
-        return digest(checkpoint.load(last, settings, CONFIG.settings()))
+    job, said = Job("run", str(tmp_path), str(packed.root), settings_of(packed), CONFIG, seed=3), list[str]()
 
     def is_registered() -> bool:
-        held = tmp_path / "lost" / "run" / "checkpoint_manager_snapshot.json"
+        held = job.folder / "checkpoint_manager_snapshot.json"
         return held.is_file() and '"step"' in held.read_text()
 
     def take_away() -> None:
@@ -94,8 +89,9 @@ def test_a_node_that_is_taken_away_costs_no_step_and_changes_nothing(nodes: TwoN
 
     taker = threading.Thread(target=take_away)
     taker.start()
-    end = run("lost", said)
+    last = train(job, nodes.config, said.append)
     taker.join()
     resumed = [line for line in said if line.startswith("resumed after")]
     assert len(resumed) == 1 and "steps" in resumed[0], said
-    assert end == run("whole", [])
+    end = digest(checkpoint.load(last, job.settings, CONFIG.settings()))
+    assert end == end_of(job, tmp_path / "whole")["digest"]
