@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mealrec.data.batches import Batch, Windows, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
-from mealrec.evaluation.metrics import gains, hits
+from mealrec.evaluation.metrics import gains
 from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
@@ -287,16 +287,12 @@ class Trainer:
             most=self.config.validation_viewers,
             device=self.device,
         )
-        ranks = torch.from_numpy(ranked.rank)
-        sums = torch.stack(
-            [
-                torch.tensor(float(len(ranks)), dtype=torch.float64),
-                hits(ranks, GATE_METRIC_K).sum(),
-                gains(ranks, GATE_METRIC_K).sum(),
-            ]
-        )
-        viewers, hit, gain = self.peers.total(sums).tolist()
-        return {"hr@10": hit / max(viewers, 1), "ndcg@10": gain / max(viewers, 1)}
+        # how often each rank came, not sums of gains: whole numbers add up alike however many workers share the viewers
+        ranks = torch.from_numpy(ranked.rank).clamp(max=GATE_METRIC_K + 1)
+        counts = self.peers.total(torch.bincount(ranks, minlength=GATE_METRIC_K + 2))
+        viewers, among = max(int(counts.sum()), 1), counts[1:-1]
+        gained = float((among * gains(torch.arange(1, GATE_METRIC_K + 1), GATE_METRIC_K)).sum())
+        return {"hr@10": int(among.sum()) / viewers, "ndcg@10": gained / viewers}
 
 
 def _copy_of(model: MealRec) -> dict[str, Tensor]:

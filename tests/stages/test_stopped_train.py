@@ -19,7 +19,7 @@ from mealrec.training.trainer import Job
 from tests.integration.servers import until
 from tests.trainable import tables
 from tests.training.killed_run import digest
-from tests.training.without_ray import ROOT, end_of
+from tests.training.without_ray import ROOT, ends_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -73,4 +73,4 @@ def test_a_training_that_gets_a_sigterm_saves_where_it_stands_and_ends_as_one_th
     assert said("resumed after 1 epochs and ")
     newest = max(p for p in job.folder.iterdir() if p.name.startswith("checkpoint_2"))
     end = digest(checkpoint.load(newest, job.settings, config.train.settings()))
-    assert end == end_of(job, tmp_path / "whole")["digest"]
+    assert end == ends_of([job], tmp_path / "whole")[0].digest

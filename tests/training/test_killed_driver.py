@@ -16,7 +16,7 @@ from mealrec.training.trainer import Job, train
 from tests.conftest import write_packed
 from tests.integration.servers import until
 from tests.training.killed_run import digest, settings_of
-from tests.training.without_ray import ROOT, end_of
+from tests.training.without_ray import ROOT, ends_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -39,30 +39,34 @@ def stands_at(job: Job) -> tuple[int, int]:
     return (newest["metrics"]["epoch"], newest["metrics"].get("step", 0)) if newest else (0, 0)
 
 
-def kill_inside_an_epoch(job: Job) -> tuple[int, int]:
-    """Run it until it stands at a later step than before; where it stands when it is killed."""
-    began = stands_at(job)
+def resumed(job: Job) -> list[str]:
+    file = job.beside("progress")
+    return [line for line in file.read_text().splitlines() if "resumed after" in line] if file.is_file() else []
+
+
+def kill_inside_an_epoch(job: Job, *, resumptions: int) -> None:
+    """Run it until it has been resumed so often and stands at a later step than it then did."""
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(job.to_json())], cwd=ROOT)
 
-    def is_further() -> bool:
+    def lives() -> bool:
         assert driver.poll() is None, "the run ended before it could be killed"
-        return stands_at(job) > began and stands_at(job)[1] > 0
+        return True
 
     try:
-        until(is_further, "a checkpoint inside an epoch", 240, every_s=0.02)
+        # the workers of a driver that was killed go on for some seconds
+        until(lambda: lives() and len(resumed(job)) == resumptions, "a run that goes on", 240, every_s=0.02)
+        began = stands_at(job)
+        until(lambda: lives() and stands_at(job) > began and stands_at(job)[1], "a step further", 240, every_s=0.02)
     finally:
         driver.kill()
         driver.wait()
-    return stands_at(job)
 
 
 def test_a_run_whose_driver_is_killed_twice_ends_bit_for_bit_the_same(packed: Packed, tmp_path: Path) -> None:
-    job, said = Job("run", str(tmp_path), str(packed.root), settings_of(packed), CONFIG, seed=3), list[str]()
-    first = kill_inside_an_epoch(job)
-    second = kill_inside_an_epoch(job)
-    assert first < second
-    last = train(job, RayConfig(), said.append)
-    resumed = [line for line in job.beside("progress").read_text().splitlines() if "resumed after" in line]
-    assert len(resumed) == 2 and all("steps" in line for line in resumed), resumed
+    job = Job("run", str(tmp_path), str(packed.root), settings_of(packed), CONFIG, seed=3)
+    kill_inside_an_epoch(job, resumptions=0)
+    kill_inside_an_epoch(job, resumptions=1)
+    last = train(job, RayConfig(), lambda line: None)
+    assert len(set(resumed(job))) == 2 and all("steps" in line for line in resumed(job)), resumed(job)
     end = digest(checkpoint.load(last, job.settings, CONFIG.settings()))
-    assert end == end_of(job, tmp_path / "whole")["digest"]
+    assert end == ends_of([job], tmp_path / "whole")[0].digest

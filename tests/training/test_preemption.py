@@ -16,7 +16,7 @@ from mealrec.training.trainer import Job, train
 from tests.conftest import write_packed
 from tests.integration.servers import until
 from tests.training.killed_run import digest, settings_of
-from tests.training.without_ray import end_of
+from tests.training.without_ray import ends_of
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -94,4 +94,4 @@ def test_a_node_that_is_taken_away_costs_no_step_and_changes_nothing(nodes: TwoN
     resumed = [line for line in said if line.startswith("resumed after")]
     assert len(resumed) == 1 and "steps" in resumed[0], said
     end = digest(checkpoint.load(last, job.settings, CONFIG.settings()))
-    assert end == end_of(job, tmp_path / "whole")["digest"]
+    assert end == ends_of([job], tmp_path / "whole")[0].digest

@@ -1,9 +1,9 @@
 """What a training run must end as: the plain loop in as many processes over gloo, nothing between them and torch.
 
-    python -m tests.training.without_ray JOB.json
+    python -m tests.training.without_ray FOLDER
 
-JOB.json is a Job's to_json(). Prints one JSON: the digest of the state after the last epoch, which is what the last checkpoint
-of such a run on Ray holds, and its curves.
+FOLDER/jobs.json is a list of what Job's to_json() gives. Imports once and forks for each worker. Prints a JSON list: of each
+job the digest of the state after its last epoch, which is what the last checkpoint of such a run on Ray holds, and its curves.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,12 +29,17 @@ from tests.training.killed_run import digest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def end_of(job: Job, folder: Path) -> dict[str, Any]:
-    """{"digest": ..., "curves": ...} of the run, made in processes of their own; folder: for its settings."""
-    folder.mkdir(exist_ok=True)
-    (folder / "job.json").write_text(json.dumps(job.to_json()))
+class End(NamedTuple):
+    digest: str
+    curves: list[dict[str, Any]]
+
+
+def ends_of(jobs: Sequence[Job], folder: Path) -> list[End]:
+    """How the jobs end, made in processes of their own; folder: theirs, made here."""
+    folder.mkdir()
+    (folder / "jobs.json").write_text(json.dumps([job.to_json() for job in jobs]))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.without_ray", str(folder / "job.json")],
+        [sys.executable, "-m", "tests.training.without_ray", str(folder)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -43,40 +48,41 @@ def end_of(job: Job, folder: Path) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return [End(*found) for found in json.loads(done.stdout)]
 
 
-def work(job: Job, rank: int, meeting: Path) -> dict[str, Any]:
+def work(job: Job, rank: int, meeting: Path) -> End:
     torch.set_num_threads(job.config.threads)
     dist.init_process_group("gloo", init_method=meeting.as_uri(), rank=rank, world_size=job.config.workers)
     torch.manual_seed(job.seed)
     config = job.config.settings()
     state = State.fresh(MealRec(job.settings), config)
-    last: dict[str, Any] = {}
-
-    def keep(state: State) -> None:
-        last.update(digest=digest(state), curves=state.progress.curves)
-
+    ends: list[End] = []
     peers = Peers(rank, job.config.workers)
-    Trainer(Packed.open(Path(job.packed)), config, seed=job.seed, peers=peers).run(state, keep)
+    Trainer(Packed.open(Path(job.packed)), config, seed=job.seed, peers=peers).run(
+        state, lambda state: ends.append(End(digest(state), list(state.progress.curves)))
+    )
     dist.destroy_process_group()
-    return last
+    return ends[-1]
 
 
-def main(job: Job) -> dict[str, Any]:
-    meeting = Path(tempfile.mkdtemp()) / "meeting"
-    others = []
-    for rank in range(1, job.config.workers):
+def end(job: Job, folder: Path) -> End:
+    folder.mkdir()
+    children = []
+    for rank in range(job.config.workers):
         child = os.fork()
         if child == 0:
-            work(job, rank, meeting)
+            found = work(job, rank, folder / "meeting")
+            (folder / f"{rank}.json").write_text(json.dumps(found))
             os._exit(0)
-        others.append(child)
-    last = work(job, 0, meeting)
-    assert [os.waitpid(child, 0)[1] for child in others] == [0] * len(others)
-    return last
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
+    every = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(job.config.workers)]
+    assert every == every[:1] * job.config.workers, "the workers ended apart"
+    return End(*every[0])
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Job.from_json(json.loads(Path(sys.argv[1]).read_text())))))
+    own = Path(sys.argv[1])
+    jobs = [Job.from_json(data) for data in json.loads((own / "jobs.json").read_text())]
+    print(json.dumps([end(job, own / str(number)) for number, job in enumerate(jobs)]))
