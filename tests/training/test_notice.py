@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from mealrec.data.packed import Packed
 from mealrec.training import checkpoint, notice
 from mealrec.training.loop import Notice, State, Trainer
+from mealrec.training.notice import Stopped, stopped_by_sigterm
 from mealrec.training.peers import Peers
 from tests.training.killed_run import CONFIG, SEED, digest, fresh, settings_of
 
@@ -76,3 +79,41 @@ def test_a_worker_hears_once_of_each_preemption_and_then_of_the_stop(
     assert [ask(), ask()] == ["save", "none"]
     (tmp_path / "run.stop").touch()
     assert ask() == "stop" and len(said) == 3
+
+
+def test_a_sigterm_tells_the_workers_and_what_comes_of_it_is_that_the_run_was_stopped(tmp_path: Path) -> None:
+    file, before = tmp_path / "run.stop", signal.getsignal(signal.SIGTERM)
+    file.touch()  # left by a driver that was killed
+    with pytest.raises(Stopped), stopped_by_sigterm(file):
+        assert not file.exists()
+        signal.raise_signal(signal.SIGTERM)
+        assert file.exists()
+        raise RuntimeError("the workers ended without a checkpoint")
+    assert not file.exists() and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_nobody_waits_for_the_workers_after_a_second_sigterm_or_the_grace_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stopped), stopped_by_sigterm(tmp_path / "run.stop"):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on")
+    monkeypatch.setattr(notice, "GRACE_S", 0.05)
+    with pytest.raises(Stopped), stopped_by_sigterm(tmp_path / "run.stop"):
+        signal.raise_signal(signal.SIGTERM)
+        threading.Event().wait(60)
+        pytest.fail("it went on")
+
+
+def test_outside_the_main_thread_signals_stay_what_they_are(tmp_path: Path) -> None:
+    found: list[object] = []
+
+    def look() -> None:
+        with stopped_by_sigterm(tmp_path / "run.stop"):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]

@@ -43,11 +43,13 @@ def test_without_dropout_workers_train_the_same_but_for_rounding(packed: Packed,
 
 
 def test_1_2_and_4_workers_end_with_equal_metrics_within_noise(packed: Packed, tmp_path: Path) -> None:
-    """Noise is what another seed makes of one worker's run."""
-    jobs = [job(packed, n, seed, warmup_epochs=5) for n in WORKERS for seed in SEEDS]
+    """Each worker draws dropout and noise of its own, so the runs differ as seeds do, and no more."""
+    jobs = [job(packed, n, seed, warmup_epochs=12, joint_epochs=2) for n in WORKERS for seed in SEEDS]
     last = [end.curves[-1]["ndcg@10"] for end in ends_of(jobs, tmp_path / "seeds")]
-    one, two, four = (last[at : at + len(SEEDS)] for at in range(0, len(last), len(SEEDS)))
-    noise = statistics.stdev(one) * (2 / len(SEEDS)) ** 0.5  # of a difference of two means
-    print(one, two, four, noise)
-    assert abs(statistics.mean(two) - statistics.mean(one)) < 3 * noise
-    assert abs(statistics.mean(four) - statistics.mean(one)) < 3 * noise
+    groups = [last[at : at + len(SEEDS)] for at in range(0, len(last), len(SEEDS))]
+    spread = statistics.fmean(statistics.variance(group) for group in groups) ** 0.5
+    of_a_difference = spread * (2 / len(SEEDS)) ** 0.5
+    one, *more = (statistics.fmean(group) for group in groups)
+    assert one > 0.5, "it learned"
+    assert all(abs(other - one) < 3 * of_a_difference for other in more), groups
+    assert of_a_difference < 0.05, "else anything would pass"

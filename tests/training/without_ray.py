@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch._dynamo  # torch's optimisers import it at their first step: here once, not in every fork
 import torch.distributed as dist
 
 from mealrec.data.packed import Packed
