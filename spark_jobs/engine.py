@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark import RDD
 
 from mealrec.lake import Lake
 from mealrec.schema import INTERACTIONS, QUARANTINE
@@ -21,8 +19,7 @@ from spark_jobs.job import Job
 from spark_jobs.night import Neighbours
 from spark_jobs.progress import followed
 from spark_jobs.records import Columns, Part
-from spark_jobs.sessionize import ORDER
-from spark_jobs.validate import JUDGED, NO_DAY, Rules, day_name, day_number
+from spark_jobs.validate import NO_DAY, Rules, day_name, day_number
 
 
 @dataclass
@@ -73,17 +70,15 @@ class Engine:
     def whole(self) -> Made:
         """Everything from every file."""
         reading = self._reading(self.names, tasks.Wanted())
-        return self._write(self._rows(reading), frozenset(), self.paths, len(self.names))
+        return self._write(reading, None, frozenset(), self.paths, len(self.names))
 
     def days_of(self, names: Sequence[str]) -> dict[str, frozenset[int]]:
         """Days that the records of each file fall on."""
         reading = self._reading(names, tasks.Wanted())
         found: dict[str, set[int]] = {name: set() for name in names}
         if names:
-            rows = self._numbers(reading).mapInArrow(partial(tasks.days_of, reading), tasks.DAYS_FOUND).distinct()
-            for row in rows.collect():
-                if row["day"] is not None:
-                    found[self.names[row["file"]]].add(row["day"])
+            for file, day in self._numbers(reading).mapPartitions(partial(tasks.days_of, reading)).collect():
+                found[self.names[file]].add(day)
         return {name: frozenset(days) for name, days in found.items()}
 
     def days(
@@ -93,11 +88,8 @@ class Engine:
         undated = frozenset(self.number[name] for name in fresh)
         names = sorted({*fresh, *reread})
         reading = self._reading(names, tasks.Wanted(touched, undated))
-        rows = self._rows(reading)
-        context = self._context(beside, version)
-        rows = rows if context is None else rows.unionByName(context)
         paths = [self.paths[self.number[name]] for name in names]
-        return self._write(rows, beside.trusted, paths, len(names))
+        return self._write(reading, self._context(beside, version), beside.trusted, paths, len(names))
 
     def _reading(self, names: Sequence[str], wanted: tasks.Wanted) -> tasks.Reading:
         numbers = [self.number[name] for name in names]
@@ -108,61 +100,40 @@ class Engine:
         assert key is None or self.config.viewer_key_variable
         return tasks.Reading(units.units_of(parts), self.columns, rules, wanted)
 
-    def _numbers(self, reading: tasks.Reading) -> DataFrame:
-        count = max(len(reading.units), 1)
-        return self.job.spark.range(0, len(reading.units), 1, count)
-
-    def _rows(self, reading: tasks.Reading) -> DataFrame:
-        return self._numbers(reading).mapInArrow(tasks.reader(reading), tasks.JUDGED_DDL)
+    def _numbers(self, reading: tasks.Reading) -> RDD[int]:
+        count = len(reading.units)
+        return self.job.spark.sparkContext.parallelize(range(count), max(count, 1))
 
     def _count_lines(self, parts: Sequence[Part]) -> list[int]:
-        def count(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-            for batch in batches:
-                ids = batch.column(0).to_pylist()
-                lines = [units.lines_in(parts[i]) for i in ids]
-                yield pa.RecordBatch.from_arrays([pa.array(ids), pa.array(lines, pa.int64())], names=["id", "lines"])
+        return self.job.spark.sparkContext.parallelize(parts, len(parts)).map(units.lines_in).collect()
 
-        rows = self.job.spark.range(0, len(parts), 1, len(parts)).mapInArrow(count, "id bigint, lines bigint")
-        return [row["lines"] for row in sorted(rows.collect(), key=lambda row: row["id"])]
+    def _context(self, beside: Neighbours, version: int) -> tasks.Context:
+        """Whole days after, the last minutes of trusted ones."""
+        since = dict.fromkeys(beside.after, 0) | dict(beside.since_ms)
+        days = {path: day_number(tasks.day_of(path)) for path in self.job.lake.files(INTERACTIONS, version)}
+        return tasks.Context(self.job.lake, {path: since[day] for path, day in days.items() if day in since})
 
-    def _context(self, beside: Neighbours, version: int) -> DataFrame | None:
-        """Rows of `interactions` as JUDGED: whole days after, the last minutes of trusted ones."""
-        wanted = beside.after | beside.trusted
-        files = [
-            uri
-            for path, uri in zip(
-                self.job.lake.files(INTERACTIONS, version), self.job.lake.file_uris(INTERACTIONS, version), strict=True
-            )
-            if day_number(path.split("/")[0].removeprefix("event_date=")) in wanted
-        ]
-        if not files:
-            return None
-        rows = self.job.spark.read.option("basePath", self.job.lake.uri(INTERACTIONS)).parquet(*files)
-        rows = rows.withColumn("day", F.unix_date(F.col("event_date").cast("date")))
-        near = [(F.col("day") == day) & (F.col("timestamp_ms") >= since) for day, since in beside.since_ms.items()]
-        after = F.col("day").isin(*beside.after) if beside.after else F.lit(False)
-        rows = rows.where(reduce(lambda a, b: a | b, near, after))
-        here = {"start_ms": F.col("session_start_ms"), "position": F.col("session_position")}
-        absent = ("payload", "file", "line", "reason", "detail")
-        kinds = dict(part.split(" ") for part in tasks.JUDGED_DDL.split(", "))
-        return rows.select(
-            *[
-                (F.lit(None) if name in absent else here.get(name, F.col(name))).cast(kinds[name]).alias(name)
-                for name in JUDGED.names
-            ]
-        )
-
-    def _write(self, rows: DataFrame, trusted: frozenset[int], paths: Sequence[str], files: int) -> Made:
-        partitions = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions)
-        # records without a viewer are rejects: they go anywhere
-        placed = rows.repartition(partitions, F.coalesce("user_id", F.col("line").cast("string")))
+    def _write(
+        self,
+        reading: tasks.Reading,
+        context: tasks.Context | None,
+        trusted: frozenset[int],
+        paths: Sequence[str],
+        files: int,
+    ) -> Made:
+        places = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions)
+        pieces = self._numbers(reading).mapPartitions(partial(tasks.read, reading, places))
+        if context is not None and context.since_ms:
+            beside = self.job.spark.sparkContext.parallelize(list(context.since_ms), len(context.since_ms))
+            pieces = pieces.union(beside.mapPartitions(partial(context.read, places)))
         writing = tasks.Writing(self.job.lake, self.config, self.names, self.file_days, trusted)
-        said = placed.sortWithinPartitions(*ORDER).mapInArrow(partial(tasks.write, writing), tasks.SAID)
+        # a place is its partition's number
+        said = pieces.partitionBy(places, int).mapPartitions(partial(tasks.write, writing))
         with followed(self.job):
             lines = said.collect()
         return self._made(lines, files)
 
-    def _made(self, lines: Sequence[tuple[str, str, int, str | None]], files: int) -> Made:
+    def _made(self, lines: Sequence[tasks.Said], files: int) -> Made:
         parts: dict[str, dict[str, int]] = {INTERACTIONS: {}, QUARANTINE: {}}
         counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("reason", "day", "moved", "file")}
         more: dict[str, list[int]] = {}

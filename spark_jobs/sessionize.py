@@ -4,15 +4,14 @@
 function of (viewer, session start): it does not depend on other viewers, input order, file split or partition count. Whether a
 record is a copy, or its viewer a machine, depends on that viewer's UTC day alone: a day can be made anew without the others.
 
-Memory: a batch, or the largest day of one viewer.
+Memory: a batch, or the largest day of one viewer; and a few numbers a viewer.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,22 +28,24 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-@dataclass
-class _Before:
-    """The row before: whose it was, when, and where it stood in its session."""
+class Before(NamedTuple):
+    """A viewer's last valid row so far: when it was, and where it stood in its session."""
 
-    user: str | None = None
-    ms: int = 0
-    start: int = 0
-    position: int = 0
+    ms: int
+    start: int
+    position: int
 
 
 def label(
-    batches: Iterable[pa.RecordBatch], config: SessionizeConfig, trusted: frozenset[int] = frozenset()
+    batches: Iterable[pa.RecordBatch],
+    config: SessionizeConfig,
+    trusted: frozenset[int] = frozenset(),
+    before: dict[str, Before] | None = None,
 ) -> Iterator[pa.Table]:
     """LABELLED: every row once, with its session, or with a reason more. trusted: days whose rows (context) stand in the
-    session they say, because what came before them is not here."""
-    before = _Before()
+    session they say, because what came before them is not here. before: of each viewer of earlier calls, which were of earlier
+    days; moved on to these rows."""
+    before = {} if before is None else before
     for table in _whole_days(batches):
         yield _label(table, config, trusted, before)
 
@@ -90,7 +91,7 @@ def _new_viewer(table: pa.Table) -> Mask:
     return out
 
 
-def _label(table: pa.Table, config: SessionizeConfig, trusted: frozenset[int], before: _Before) -> pa.Table:
+def _label(table: pa.Table, config: SessionizeConfig, trusted: frozenset[int], before: dict[str, Before]) -> pa.Table:
     judged_bad = np.asarray(table["reason"].combine_chunks().is_valid())
     rows = np.flatnonzero(~judged_bad)
     reasons, details = table["reason"].to_pylist() if judged_bad.any() else [None] * len(table), None
@@ -181,17 +182,18 @@ def _later(key: Ints) -> Mask:
 
 
 def _sessions(
-    kept: pa.Table, gap_ms: int, trusted: frozenset[int], before: _Before
+    kept: pa.Table, gap_ms: int, trusted: frozenset[int], before: dict[str, Before]
 ) -> tuple[Ints, npt.NDArray[np.int32]]:
-    """Start of each row's session and its position there; `before` is moved on to the last row."""
+    """Start of each row's session and its position there; `before` is moved on to each viewer's last row."""
     ms = np.asarray(kept["timestamp_ms"].combine_chunks())
     viewer = _new_viewer(kept)
-    users = kept["user_id"]
-    follows = users[0].as_py() == before.user
-    silence = np.diff(ms, prepend=before.ms) > gap_ms
-    viewer[0] = not follows
-    anchor = viewer | silence
+    first = np.flatnonzero(viewer)
+    users = kept["user_id"].take(pa.array(first)).to_pylist()
+    anchor = viewer | (np.diff(ms, prepend=ms[:1]) > gap_ms)
     start, position = np.where(anchor, ms, 0), np.zeros(len(ms), dtype=np.int64)
+    for at, user in zip(first.tolist(), users, strict=True):
+        if (last := before.get(user)) is not None and ms[at] - last.ms <= gap_ms:  # goes on in that session
+            start[at], position[at] = last.start, last.position + 1
     if trusted:
         told = np.isin(np.asarray(kept["day"].combine_chunks()), list(trusted))
         told &= np.asarray(kept["file"].combine_chunks().is_null())
@@ -199,10 +201,8 @@ def _sessions(
         position = np.where(told, np.asarray(kept["position"].combine_chunks().fill_null(0)), position)
         anchor |= told
     index = np.arange(len(ms))
-    last = np.maximum.accumulate(np.where(anchor, index, -1))
-    inherited = last < 0  # goes on in the session of the batch before
-    begin = np.where(inherited, before.start, start[last])
-    place = np.where(inherited, before.position + 1 + index, position[last] + index - last)
-    before.user, before.ms = users[-1].as_py(), int(ms[-1])
-    before.start, before.position = int(begin[-1]), int(place[-1])
+    nearest = np.maximum.accumulate(np.where(anchor, index, 0))
+    begin, place = start[nearest], position[nearest] + index - nearest
+    end = np.r_[first[1:] - 1, len(ms) - 1]
+    before.update(zip(users, map(Before, ms[end].tolist(), begin[end].tolist(), place[end].tolist()), strict=True))
     return begin, place.astype(np.int32)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from mealrec.config import SessionizeConfig
 from mealrec.lake import Lake
@@ -19,15 +19,14 @@ from mealrec.schema import INTERACTIONS, QUARANTINE
 from spark_jobs import outcome
 from spark_jobs.parts import Parts
 from spark_jobs.records import Columns, Part, records
-from spark_jobs.sessionize import label
-from spark_jobs.validate import JUDGED, Rules, day_name, judge
+from spark_jobs.sessionize import Before, label
+from spark_jobs.shuffle import Piece, in_order, scattered
+from spark_jobs.validate import JUDGED, Rules, day_name, day_number, judge
 
-FLUSH_ROWS = 400_000
+LABELLED_ROWS = 65_536  # at a time: what numpy goes through stays in the cache
 NO_TIME = -(2**31)
-DAYS_FOUND = "file int, day int"
-# what a writing task says: kind is a table (name: a path), reason, day, moved or file
-SAID = "kind string, name string, rows bigint, more string"
-Batches = Iterator[pa.RecordBatch]
+# what a writing task says: kind is a table (name: a path), reason, day, moved or file; name; rows; more
+Said = tuple[str, str, int, str | None]
 
 
 @dataclass(frozen=True)
@@ -56,35 +55,54 @@ class Reading:
     rules: Callable[[], Rules]
     wanted: Wanted = field(default_factory=Wanted)
 
-    def judged(self, numbers: Batches) -> Iterator[tuple[Part, pa.RecordBatch]]:
+    def judged(self, numbers: Iterable[int]) -> Iterator[tuple[Part, pa.RecordBatch]]:
         rules = self.rules()
-        for batch in numbers:
-            for number in batch.column(0).to_pylist():
-                for part in self.units[number]:
-                    for rows in records(part, self.columns, rules.config.max_line_bytes):
-                        yield part, judge(rows, part.file, rules)
+        for number in numbers:
+            for part in self.units[number]:
+                for rows in records(part, self.columns, rules.config.max_line_bytes):
+                    yield part, judge(rows, part.file, rules)
 
 
-def read(reading: Reading, numbers: Batches) -> Batches:
-    """JUDGED rows that are wanted."""
+def read(reading: Reading, places: int, numbers: Iterable[int]) -> Iterator[tuple[int, Piece]]:
+    """JUDGED rows that are wanted, ready for the shuffle."""
+    chosen = (reading.wanted.of(rows, part.file) for part, rows in reading.judged(numbers))
+    return scattered((rows for rows in chosen if rows.num_rows), places)
+
+
+def days_of(reading: Reading, numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """(file, day): days that the records of each file fall on."""
+    found: set[tuple[int, int]] = set()
     for part, rows in reading.judged(numbers):
-        chosen = reading.wanted.of(rows, part.file)
-        if chosen.num_rows:
-            yield chosen
+        found |= {(part.file, day) for day in pc.unique(rows.column("day").drop_null()).to_pylist()}
+    return iter(found)
 
 
-def days_of(reading: Reading, numbers: Batches) -> Batches:
-    """DAYS_FOUND: days that each file's records fall on; null where a file has undated ones."""
-    found: set[tuple[int, int | None]] = set()
-    for part, rows in reading.judged(numbers):
-        found |= {(part.file, day) for day in pc.unique(rows.column("day")).to_pylist()}
-    files, days = zip(*found, strict=True) if found else ((), ())
-    yield pa.RecordBatch.from_arrays([pa.array(files, pa.int32()), pa.array(days, pa.int32())], names=["file", "day"])
+@dataclass(frozen=True)
+class Context:
+    """Rows of `interactions` that lie beside what is made anew. since_ms: of each file, the first time that matters."""
+
+    lake: Lake
+    since_ms: Mapping[str, int]
+
+    def read(self, places: int, paths: Iterable[str]) -> Iterator[tuple[int, Piece]]:
+        return scattered((rows for path in paths for rows in self._judged(path) if rows.num_rows), places)
+
+    def _judged(self, path: str) -> Iterator[pa.RecordBatch]:
+        filesystem, root = self.lake.filesystem(INTERACTIONS)
+        day = day_number(day_of(path))
+        with pq.ParquetFile(filesystem.open_input_file(f"{root}/{path}")) as file:
+            for batch in file.iter_batches():
+                rows = batch.filter(pc.field("timestamp_ms") >= self.since_ms[path])
+                held = {name: rows.column(name) for name in rows.schema.names}
+                held |= {"day": pa.repeat(pa.scalar(day, pa.int32()), len(rows))}
+                held |= {"start_ms": held["session_start_ms"], "position": held["session_position"]}
+                columns = [held.get(f.name, pa.nulls(len(rows), f.type)).cast(f.type) for f in JUDGED]
+                yield pa.RecordBatch.from_arrays(columns, schema=JUDGED)
 
 
 @dataclass(frozen=True)
 class Writing:
-    """How a task turns sorted JUDGED rows into parts. trusted: see spark_jobs.sessionize.label; their rows are not written."""
+    """How a task turns JUDGED pieces into parts. trusted: see spark_jobs.sessionize.label; their rows are not written."""
 
     lake: Lake
     config: SessionizeConfig
@@ -93,18 +111,14 @@ class Writing:
     trusted: frozenset[int] = frozenset()
 
 
-def write(writing: Writing, batches: Batches) -> Batches:
-    """SAID: everything a driver needs to commit the task's parts and to count them."""
+def write(writing: Writing, pieces: Iterable[tuple[int, Piece]]) -> Iterator[Said]:
+    """Everything a driver needs to commit the task's parts and to count them."""
     done = _Written(writing)
-    waiting: list[pa.Table] = []
-    for table in label(batches, writing.config, writing.trusted):
-        waiting.append(table)
-        if sum(len(t) for t in waiting) >= FLUSH_ROWS:
-            done.take(pa.concat_tables(waiting).combine_chunks())
-            waiting = []
-    if waiting:
-        done.take(pa.concat_tables(waiting).combine_chunks())
-    yield done.said()
+    before: dict[str, Before] = {}
+    for rows in in_order(piece for _, piece in pieces):
+        tables = label(rows.to_batches(max_chunksize=LABELLED_ROWS), writing.config, writing.trusted, before)
+        done.take(pa.concat_tables(tables).combine_chunks())
+    return iter(done.said())
 
 
 class _Written:
@@ -142,12 +156,10 @@ class _Written:
             self.positive[day] += pc.sum(slice_["is_positive"]).as_py()
 
     def _count_files(self, rows: pa.Table) -> None:
-        files = np.asarray(rows["file"].combine_chunks().fill_null(-1)).astype(np.int64)
-        days = np.asarray(rows["day"].combine_chunks().fill_null(NO_TIME)).astype(np.int64)
-        pairs, counts = np.unique(np.stack([files, days]), axis=1, return_counts=True)
-        for file, day, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
-            if file >= 0:
-                self.counts["file", f"{file}:{'' if day == NO_TIME else day_name(day)}"] += count
+        own = rows.select(["file", "day"]).filter(pc.is_valid(rows["file"]))
+        for found in own.group_by(["file", "day"], use_threads=False).aggregate([([], "count_all")]).to_pylist():
+            day = "" if found["day"] is None else day_name(found["day"])
+            self.counts["file", f"{found['file']}:{day}"] += found["count_all"]
 
     def _reject(self, rows: pa.Table) -> None:
         for entry in pc.value_counts(rows["reason"].combine_chunks()).to_pylist():
@@ -161,24 +173,16 @@ class _Written:
             chosen = made.filter(pa.array([w == folder for w in where]))
             self.bad.write({"stage": "sessionize", "ingest_date": folder}, chosen)
 
-    def said(self) -> pa.RecordBatch:
+    def said(self) -> list[Said]:
         self.good.close()
         self.bad.close()
-        lines = [(kind, name, rows, None) for (kind, name), rows in self.counts.items()]
+        lines: list[Said] = [(kind, name, rows, None) for (kind, name), rows in self.counts.items()]
         lines += [(INTERACTIONS, path, rows, None) for path, rows in self.good.paths.items()]
         lines += [(QUARANTINE, path, rows, None) for path, rows in self.bad.paths.items()]
         lines += [("day_more", day, 0, json.dumps([self.sessions[day], self.positive[day]])) for day in self.sessions]
-        kinds, names, rows, more = zip(*lines, strict=True) if lines else ((), (), (), ())
-        columns = [pa.array(kinds, pa.string()), pa.array(names, pa.string())]
-        return pa.RecordBatch.from_arrays(
-            [*columns, pa.array(rows, pa.int64()), pa.array(more, pa.string())], names=["kind", "name", "rows", "more"]
-        )
+        return lines
 
 
-def reader(reading: Reading) -> Callable[[Batches], Batches]:
-    return partial(read, reading)
-
-
-JUDGED_DDL = ", ".join(
-    f"{f.name} {'string' if f.type == pa.string() else 'bigint' if f.type == pa.int64() else 'int'}" for f in JUDGED
-)
+def day_of(path: str) -> str:
+    """UTC day of a file of `interactions`."""
+    return path.split("/")[0].removeprefix("event_date=")

@@ -14,7 +14,7 @@ from spark_jobs.records import Part
 
 SPLIT_BYTES = 128 * 2**20  # of a text file; a gzipped or CSV file is never cut (a CSV's lines may be in quotes)
 UNIT_BYTES = 32 * 2**20
-SHUFFLE_BYTES = 160 * 2**20  # of records a shuffle partition, so that a sort stays in memory
+SHUFFLE_BYTES = 64 * 2**20  # of records a shuffle partition: enough of them for every core to stay busy to the end
 EXPANDS = {".parquet": 5.0, ".gz": 5.0}  # a byte of these is about so many of a record in text
 
 CountLines = Callable[[Sequence[Part]], Sequence[int]]
