@@ -94,18 +94,21 @@ def _new_viewer(table: pa.Table) -> Mask:
 def _label(table: pa.Table, config: SessionizeConfig, trusted: frozenset[int], before: dict[str, Before]) -> pa.Table:
     judged_bad = np.asarray(table["reason"].combine_chunks().is_valid())
     rows = np.flatnonzero(~judged_bad)
-    reasons, details = table["reason"].to_pylist() if judged_bad.any() else [None] * len(table), None
-    details = table["detail"].to_pylist() if judged_bad.any() else [None] * len(table)
+    columns = {name: table[name].combine_chunks() for name in JUDGED.names}
     start = np.zeros(len(table), dtype=np.int64)
     position = np.zeros(len(table), dtype=np.int32)
     moved = np.zeros(len(table), dtype=bool)
     if len(rows):
         own = table.take(pa.array(rows)) if judged_bad.any() else table
         found = _rejects(own, config)
-        for at, (reason, detail) in found.items():
-            reasons[rows[at]], details[rows[at]] = reason, detail
         keep = np.ones(len(rows), dtype=bool)
         keep[list(found)] = False
+        rejected = np.zeros(len(table), dtype=bool)
+        rejected[rows[~keep]] = True
+        for name, said in zip(
+            ("reason", "detail"), zip(*(found[at] for at in sorted(found)), strict=True), strict=False
+        ):
+            columns[name] = pc.replace_with_mask(columns[name], pa.array(rejected), pa.array(said, pa.string()))
         kept = own.filter(pa.array(keep)) if found else own
         if len(kept):
             begin, place = _sessions(kept, config.gap_minutes * MINUTE_MS, trusted, before)
@@ -113,8 +116,6 @@ def _label(table: pa.Table, config: SessionizeConfig, trusted: frozenset[int], b
             start[at], position[at] = begin, place
             was, where = (np.asarray(kept[n].combine_chunks().fill_null(-1)) for n in ("start_ms", "position"))
             moved[at] = np.asarray(kept["file"].combine_chunks().is_null()) & ((was != begin) | (where != place))
-    columns = {name: table[name] for name in JUDGED.names}
-    columns |= {"reason": pa.array(reasons, pa.string()), "detail": pa.array(details, pa.string())}
     columns |= {"start_ms": pa.array(start), "position": pa.array(position), "moved": pa.array(moved)}
     return pa.table([columns[name] for name in LABELLED.names], schema=LABELLED)
 

@@ -105,6 +105,6 @@ def _sorted(rows: pa.Table) -> pa.Table:
     tied = np.flatnonzero(np.r_[False, same] | np.r_[same, False])
     if len(tied):
         among = rows.select(ORDER).take(pa.array(order[tied]))
-        keys = [(name, "ascending") for name in ORDER]
-        order[tied] = order[tied][np.asarray(pc.sort_indices(among, keys, null_placement="at_start"))]
+        keys = [(name, "ascending", "at_start") for name in ORDER]
+        order[tied] = order[tied][np.asarray(pc.sort_indices(among, keys))]
     return rows.take(pa.array(order)).combine_chunks()

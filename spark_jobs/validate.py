@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from mealrec.config import SessionizeConfig
 from mealrec.schema import EVENT_REASONS, EVENT_TYPES
-from spark_jobs.values import IDENTIFIERS, NUMBERS, TEXTS
+from spark_jobs.values import IDENTIFIERS, NUMBERS, TEXTS, has_blanks
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
@@ -71,20 +71,20 @@ def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
     code = np.zeros(batch.num_rows, dtype=np.int8)
     for reason, mask in verdicts.items():
         code[(code == 0) & mask] = EVENT_REASONS.index(reason) + 1
-    rejected = np.flatnonzero(code)
-    reasons: list[str | None] = [None] * batch.num_rows
-    details: list[str | None] = [None] * batch.num_rows
-    if len(rejected):
-        rows = pa.RecordBatch.from_pydict(columns).take(pa.array(rejected)).to_pylist()
-        for at, row in zip(rejected.tolist(), rows, strict=True):
-            reasons[at] = EVENT_REASONS[code[at] - 1]
-            details[at] = _detail(reasons[at] or "", row, rules.config)
-        columns["payload"] = _payloads(columns["payload"], rejected, rows)
-    rows_in = batch.num_rows
+    rows_in, bad = batch.num_rows, code > 0
+    reasons = pa.array(EVENT_REASONS).take(pa.array(code - 1, mask=~bad))
+    details = pa.nulls(rows_in, pa.string())
+    if bad.any():
+        rows = pa.RecordBatch.from_pydict(columns).filter(pa.array(bad)).to_pylist()
+        said = [
+            _detail(EVENT_REASONS[n - 1], row, rules.config) for n, row in zip(code[bad].tolist(), rows, strict=True)
+        ]
+        details = pc.replace_with_mask(details, pa.array(bad), pa.array(said, pa.string()))
+        columns["payload"] = _payloads(columns["payload"], bad, rows)
     columns |= {
         "file": pa.array(np.full(rows_in, file, dtype=np.int32)),
-        "reason": pa.array(reasons, pa.string()),
-        "detail": pa.array(details, pa.string()),
+        "reason": reasons,
+        "detail": details,
         "day": pa.array((stamp // DAY_MS).astype(np.int32), mask=~believed),
         "start_ms": pa.nulls(rows_in, pa.int64()),
         "position": pa.nulls(rows_in, pa.int32()),
@@ -102,7 +102,8 @@ def _verdicts(columns: dict[str, pa.Array], stamp: npt.NDArray[np.int64], file: 
     for name in TEXTS:
         oversize |= _mask(pc.greater(pc.binary_length(columns[name]), config.max_field_bytes))
     for name in IDENTIFIERS:
-        empty = _mask(pc.equal(pc.utf8_trim_whitespace(columns[name]), "")) | np.asarray(columns[name].is_null())
+        column = pc.utf8_trim_whitespace(columns[name]) if has_blanks(columns[name]) else columns[name]
+        empty = _mask(pc.equal(pc.binary_length(column), 0)) | np.asarray(column.is_null())
         missing |= empty & ~_is_wrong(columns, name)
     watch = np.asarray(columns["watch_ms"].fill_null(0))
     length = np.asarray(columns["duration_ms"].fill_null(1))
@@ -129,6 +130,8 @@ def _mask(column: pa.Array) -> Mask:
 
 def _is_wrong(columns: dict[str, pa.Array], name: str) -> Mask:
     """Present, but of the wrong type: `wrong` names it."""
+    if columns["wrong"].null_count == len(columns["wrong"]):
+        return np.zeros(len(columns["wrong"]), dtype=bool)
     return _mask(pc.match_substring_regex(columns["wrong"], rf"\b{name}\b"))
 
 
@@ -206,13 +209,10 @@ def as_payload(row: dict[str, Any]) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _payloads(raw: pa.Array, rejected: npt.NDArray[np.intp], rows: list[dict[str, Any]]) -> pa.Array:
+def _payloads(raw: pa.Array, rejected: Mask, rows: list[dict[str, Any]]) -> pa.Array:
     """What has no raw text (Parquet, hashed viewers) is kept as JSON of our fields; file and line say where it is."""
-    kept = raw.to_pylist()
-    for at, row in zip(rejected.tolist(), rows, strict=True):
-        if row["broken"] is None and kept[at] is None:
-            kept[at] = as_payload(row)
-    return pa.array(kept, pa.string())
+    kept = [as_payload(r) if r["broken"] is None and r["payload"] is None else r["payload"] for r in rows]
+    return pc.replace_with_mask(raw, pa.array(rejected), pa.array(kept, pa.string()))
 
 
 def _hashed(columns: dict[str, pa.Array], key: bytes) -> dict[str, pa.Array]:
