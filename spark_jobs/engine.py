@@ -121,10 +121,11 @@ class Engine:
         paths: Sequence[str],
         files: int,
     ) -> Made:
-        places = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions)
+        spark = self.job.spark.sparkContext
+        places = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions, spark.defaultParallelism)
         pieces = self._numbers(reading).mapPartitions(partial(tasks.read, reading, places))
         if context is not None and context.since_ms:
-            beside = self.job.spark.sparkContext.parallelize(list(context.since_ms), len(context.since_ms))
+            beside = spark.parallelize(list(context.since_ms), len(context.since_ms))
             pieces = pieces.union(beside.mapPartitions(partial(context.read, places)))
         writing = tasks.Writing(self.job.lake, self.config, self.names, self.file_days, trusted)
         # a place is its partition's number

@@ -14,7 +14,7 @@ from spark_jobs.records import Part
 
 SPLIT_BYTES = 128 * 2**20  # of a text file; a gzipped or CSV file is never cut (a CSV's lines may be in quotes)
 UNIT_BYTES = 32 * 2**20
-SHUFFLE_BYTES = 64 * 2**20  # of records a shuffle partition: enough of them for every core to stay busy to the end
+SHUFFLE_BYTES = 160 * 2**20  # of records a shuffle partition
 EXPANDS = {".parquet": 5.0, ".gz": 5.0}  # a byte of these is about so many of a record in text
 
 CountLines = Callable[[Sequence[Part]], Sequence[int]]
@@ -96,9 +96,11 @@ def units_of(parts: Sequence[Part]) -> list[list[Part]]:
     return units
 
 
-def shuffle_partitions(paths: Sequence[str], least: int) -> int:
+def shuffle_partitions(paths: Sequence[str], least: int, cores: int) -> int:
+    """Of more than one round a whole number, so that no core idles in the last."""
     size = sum(Path(p).stat().st_size * EXPANDS.get(Path(p).suffix, 1.0) for p in paths)
-    return max(least, math.ceil(size / SHUFFLE_BYTES))
+    count = max(least, math.ceil(size / SHUFFLE_BYTES))
+    return count if count <= cores else math.ceil(count / cores) * cores
 
 
 def _weight(part: Part) -> float:

@@ -17,6 +17,8 @@ from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
 
 FORM = 2  # of the tables: a newer form is made anew as a whole
+# Python does the work and Java moves bytes: what its second compiler and a parallel collector cost at the start never comes back
+JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
 
 log = logging.getLogger("mealrec.sessionize")
@@ -33,7 +35,7 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
     arguments += ["--full"] if full else []
-    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
+    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log, JAVA_OPTIONS))
 
 
 def sessionize_digest(config: RunConfig, landing: Landing) -> str:

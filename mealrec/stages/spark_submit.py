@@ -36,8 +36,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger) -> dict[str, Any]:
-    """spark-submit spark_jobs/<job>.py and return the summary it writes.
+def submit(
+    job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger, java_options: str = ""
+) -> dict[str, Any]:
+    """spark-submit spark_jobs/<job>.py and return the summary it writes. java_options: of the driver's Java.
 
     The job's progress lines go to `log`, everything else Spark says to <work>/logs/<job>.log. Raises StageError with the
     job's own message, or with the log's last lines when it died without one. The whole process group ends with the caller.
@@ -48,6 +50,7 @@ def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.L
         settings.write_text(config.model_dump_json())
         command = [
             *_spark_submit(config),
+            *("--driver-java-options", java_options),
             "--conf",
             f"spark.local.dir={scratch}",
             str(ROOT / "spark_jobs" / f"{job}.py"),
