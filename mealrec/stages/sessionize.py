@@ -17,7 +17,7 @@ from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
 
 FORM = 2  # of the tables: a newer form is made anew as a whole
-# Python does the work and Java moves bytes: what its second compiler and a parallel collector cost at the start never comes back
+# Python does the work, Java moves bytes: its second compiler and a parallel collector cost more at the start than they save
 JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
 

@@ -50,7 +50,7 @@ def submit(
         settings.write_text(config.model_dump_json())
         command = [
             *_spark_submit(config),
-            *("--driver-java-options", java_options),
+            *(["--driver-java-options", java_options] if java_options else []),
             "--conf",
             f"spark.local.dir={scratch}",
             str(ROOT / "spark_jobs" / f"{job}.py"),
