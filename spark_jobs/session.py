@@ -14,7 +14,6 @@ def build(name: str, config: SparkConfig) -> SparkSession:
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.ansi.enabled", "true")
         .config("spark.sql.shuffle.partitions", str(config.shuffle_partitions))
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", "65536")
         .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
         # version 2 of the committer can leave half of a failed task's files behind
         .config("spark.hadoop.mapreduce.fileoutputcommitter.algorithm.version", "1")

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from spark_jobs.sessionize import ORDER
 from spark_jobs.validate import NO_DAY
 
-SCATTERED_ROWS = 500_000
-SORTED_ROWS = 400_000
+SCATTERED_BYTES = 64 * 2**20  # at once: some 500,000 rows, so that pieces are large
+SORTED_BYTES = 64 * 2**20
 HELD_BYTES = 64 * 2**20
 SMALLEST = np.iinfo(np.int64).min
 Piece = tuple[int, bytes]  # day (NO_DAY for none), rows
@@ -35,7 +35,7 @@ def scattered(batches: Iterable[pa.RecordBatch], places: int) -> Iterator[tuple[
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        if sum(b.num_rows for b in held) >= SCATTERED_ROWS:
+        if sum(b.nbytes for b in held) >= SCATTERED_BYTES:
             yield from _pieces(pa.Table.from_batches(held), places)
             held = []
     if held:
@@ -75,7 +75,7 @@ def _packed(rows: pa.Table) -> bytes:
 
 
 def in_order(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
-    """All rows of a place: days in order, as many together as make SORTED_ROWS, sorted by ORDER within."""
+    """All rows of a place: days in order, as many together as make SORTED_BYTES, sorted by ORDER within."""
     folder = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or None
     with tempfile.SpooledTemporaryFile(HELD_BYTES, dir=folder) as held:
         where: dict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -87,7 +87,7 @@ def in_order(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
             for begin, size in where[day]:
                 held.seek(begin)
                 waiting.append(pa.ipc.open_stream(held.read(size)).read_all())
-            if sum(map(len, waiting)) >= SORTED_ROWS:
+            if sum(t.nbytes for t in waiting) >= SORTED_BYTES:
                 yield _sorted(pa.concat_tables(waiting))
                 waiting = []
         if waiting:
