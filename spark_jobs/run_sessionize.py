@@ -3,8 +3,9 @@
 Raw event files -> tables `quarantine` (stage=sessionize), `inputs` and `interactions`, in that order: the last one's commit is
 what makes the night done, and it names the versions of the others that belong to it.
 
-A night reads new files and those that share a day with them (spark_jobs.night). One shuffle by viewer; Arrow and numpy do the
-work inside the tasks (spark_jobs.tasks), which write the tables' parts themselves. Cost: linear in the records read.
+A night reads new files and those that share a day with them (spark_jobs.night). One shuffle by viewer, of bytes alone
+(spark_jobs.shuffle); Arrow and numpy do the work inside the tasks (spark_jobs.tasks), which write the tables' parts
+themselves. Cost: linear in the records read.
 """
 
 from __future__ import annotations
