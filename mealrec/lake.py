@@ -25,7 +25,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from mealrec import __version__, claims
+from mealrec import __version__, claims, full_disk
 from mealrec.claims import Claim
 from mealrec.redaction import redact
 from mealrec.schema import PARTITIONS, SCHEMAS
@@ -179,7 +179,8 @@ class Lake:
     # -- writing -----------------------------------------------------------------------------------------------------
     def claim(self, stage: str, run_id: str, *tables: str) -> Claim:
         """The right to commit `stage`, to `tables`, until a newer run claims it. Take it before inputs are pinned."""
-        number = claims.take(self.root, stage, run_id)
+        with full_disk.named(f"{self.root}/{claims.CLAIMS}"):
+            number = claims.take(self.root, stage, run_id)
         held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in tables}
         return Claim(stage, number, held)
 
@@ -259,9 +260,11 @@ class Lake:
 
     @contextmanager
     def _alone(self, table: str, *, made: bool) -> Iterator[None]:
-        """Says in our words that Delta refused a commit because another one came first; made: this commit makes the table."""
+        """Says in our words that the disk is full, or that Delta refused a commit because another one came first; made: this
+        commit makes the table."""
         try:
-            yield
+            with full_disk.named(self.uri(table)):
+                yield
         except DeltaError as error:
             if isinstance(error, CommitFailedError) or (made and self.exists(table)):
                 raise claims.Overtaken(
@@ -280,14 +283,18 @@ class Lake:
             if base < 0:
                 return self._create_with(table, rows, provenance)
             known = DeltaTable(self.uri(table), version=base)
-            write_deltalake(known, rows, mode="append", commit_properties=provenance.properties(retries=0))
+            with full_disk.named(self.uri(table)):
+                write_deltalake(known, rows, mode="append", commit_properties=provenance.properties(retries=0))
         except CommitFailedError as error:
             raise LostRace(f"{table}: somebody else has committed since version {base}") from error
         return base + 1
 
     def _create_with(self, table: str, rows: pa.Table, provenance: Provenance) -> int:
         """The first version, empty, may be made by anybody; the rows come as the second."""
-        DeltaTable.create(self.uri(table), SCHEMAS[table], mode="ignore", partition_by=list(PARTITIONS[table]) or None)
+        with full_disk.named(self.uri(table)):
+            DeltaTable.create(
+                self.uri(table), SCHEMAS[table], mode="ignore", partition_by=list(PARTITIONS[table]) or None
+            )
         return self.append_at(table, 0, rows, provenance)
 
     def vacuum(self, table: str, *, orphan_hours: float = 24.0) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
+from mealrec import full_disk
 from mealrec.claims import Claim
 from mealrec.config import RunConfig, load
 from mealrec.lake import Lake
@@ -55,9 +56,23 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim, arguments.full)
     try:
         summary = run(job)
-    except (ValueError, RuntimeError) as error:  # ours: readable as they are
-        arguments.summary.write_text(json.dumps({"error": str(error)}))
+    except Exception as error:
+        said = readable(error, spark)
+        if said is None:
+            raise
+        try:
+            arguments.summary.write_text(json.dumps({"error": said}))
+        except OSError:  # no room for that either: the last lines of the job are shown then
+            print(said, file=sys.stderr, flush=True)
         sys.exit(1)
     finally:
         spark.stop()
     arguments.summary.write_text(json.dumps(summary))
+
+
+def readable(error: Exception, spark: SparkSession) -> str | None:
+    """One line for a person; None for what only the whole trace explains."""
+    scratch = f"Spark's scratch folder (spark.local.dir) {spark.conf.get('spark.local.dir', '')}"
+    full = full_disk.told(error, scratch)
+    # ours are readable as they are
+    return full or (str(error) if isinstance(error, (ValueError, RuntimeError)) else None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mealrec import full_disk
 from mealrec.lake import Lake
 from spark_jobs.outcome import file_schema
 
@@ -33,19 +35,31 @@ class Parts:
             if len(self.open) >= MOST_OPEN:
                 self.close()
             path = f"{folder}/part-{uuid.uuid4().hex}.parquet"
-            self.filesystem.create_dir(f"{self.root}/{folder}", recursive=True)
-            sink = self.filesystem.open_output_stream(f"{self.root}/{path}")
-            writer = pq.ParquetWriter(sink, self.schema, compression="zstd", use_dictionary=self.dictionary)
-            self.open[folder] = (path, _Closing(writer, sink))
             self.paths[path] = 0
+            with full_disk.named(f"{self.root}/{path}"):
+                self.filesystem.create_dir(f"{self.root}/{folder}", recursive=True)
+                sink = self.filesystem.open_output_stream(f"{self.root}/{path}")
+                writer = pq.ParquetWriter(sink, self.schema, compression="zstd", use_dictionary=self.dictionary)
+            self.open[folder] = (path, _Closing(writer, sink))
         path, writer = self.open[folder]
-        writer.write(rows)
+        with full_disk.named(f"{self.root}/{path}"):
+            writer.write(rows)
         self.paths[path] += len(rows)
 
     def close(self) -> None:
-        for _, writer in self.open.values():
-            writer.close()
+        for path, writer in self.open.values():
+            with full_disk.named(f"{self.root}/{path}"):
+                writer.close()
         self.open.clear()
+
+    def discard(self) -> None:
+        """Take back what was written: a task that fails, for want of room for instance, keeps none."""
+        for _, writer in self.open.values():
+            with suppress(OSError):
+                writer.close()
+        for path in self.paths:
+            with suppress(OSError):
+                self.filesystem.delete_file(f"{self.root}/{path}")
 
 
 class _Closing:

@@ -112,13 +112,17 @@ class Writing:
 
 
 def write(writing: Writing, pieces: Iterable[tuple[int, Piece]]) -> Iterator[Said]:
-    """Everything a driver needs to commit the task's parts and to count them."""
+    """Everything a driver needs to commit the task's parts and to count them. Of a task that fails no part stays."""
     done = _Written(writing)
     before: dict[str, Before] = {}
-    for rows in in_order(piece for _, piece in pieces):
-        tables = label(rows.to_batches(max_chunksize=LABELLED_ROWS), writing.config, writing.trusted, before)
-        done.take(pa.concat_tables(tables).combine_chunks())
-    return iter(done.said())
+    try:
+        for rows in in_order(piece for _, piece in pieces):
+            tables = label(rows.to_batches(max_chunksize=LABELLED_ROWS), writing.config, writing.trusted, before)
+            done.take(pa.concat_tables(tables).combine_chunks())
+        return iter(done.said())
+    except Exception:
+        done.discard()
+        raise
 
 
 class _Written:
@@ -172,6 +176,10 @@ class _Written:
         for folder in sorted(set(where)):
             chosen = made.filter(pa.array([w == folder for w in where]))
             self.bad.write({"stage": "sessionize", "ingest_date": folder}, chosen)
+
+    def discard(self) -> None:
+        self.good.discard()
+        self.bad.discard()
 
     def said(self) -> list[Said]:
         self.good.close()

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from mealrec import full_disk
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.allocation import keep_freed_memory
@@ -227,7 +228,7 @@ def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:
     filesystem.create_dir(folder, recursive=True)
     temporary = f"{folder}/.{name}.writing"
     try:
-        with filesystem.open_output_stream(temporary) as out:
+        with full_disk.named(f"{folder}/{name}"), filesystem.open_output_stream(temporary) as out:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
         filesystem.move(temporary, f"{folder}/{name}")
     except OSError:

@@ -14,10 +14,12 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
@@ -26,6 +28,7 @@ from mealrec.stages.summary import StageError
 
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
+LAST_LINES = 15
 ROOT = Path(__file__).resolve().parents[2]
 # a Spark that outlives a killed caller would commit behind the back of the next run: Linux ends it with us
 DIES_WITH_US = """
@@ -42,7 +45,7 @@ def submit(
     """spark-submit spark_jobs/<job>.py and return the summary it writes. java_options: of the driver's Java.
 
     The job's progress lines go to `log`, everything else Spark says to <work>/logs/<job>.log. Raises StageError with the
-    job's own message, or with the log's last lines when it died without one. The whole process group ends with the caller.
+    job's own message, or with its last lines when it died without one. The whole process group ends with the caller.
     """
     logs = Lake(config.lake, config.work).folder("logs")
     with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:
@@ -57,13 +60,21 @@ def submit(
             *("--config", str(settings), "--summary", str(summary), *arguments),
         ]
         noise = logs / f"{job}.log"
-        code = _run(command, _environment(), noise, log, config.spark.timeout_s)
-        written = json.loads(summary.read_text()) if summary.is_file() else {}
+        code, last = _run(command, _environment(), noise, log, config.spark.timeout_s)
+        written = _read(summary)
     if "error" in written:
         raise StageError(written["error"])
     if code != 0 or not written:
-        raise StageError(f"Spark job {job} ended with status {code}; last lines of {noise}:\n{_tail(noise)}")
-    return dict(written)
+        raise StageError(f"Spark job {job} ended with status {code}; its last lines, also in {noise}:\n{last}")
+    return written
+
+
+def _read(summary: Path) -> dict[str, Any]:
+    """Empty where there is none, or half of one: the job was killed, or its disk is full."""
+    try:
+        return dict(json.loads(summary.read_text()))
+    except (OSError, ValueError):
+        return {}
 
 
 def find_java() -> Path:
@@ -122,8 +133,12 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _run(command: list[str], environment: dict[str, str], noise: Path, log: logging.Logger, timeout_s: int) -> int:
-    with noise.open("w") as kept:
+def _run(
+    command: list[str], environment: dict[str, str], noise: Path, log: logging.Logger, timeout_s: int
+) -> tuple[int, str]:
+    """Exit status and the last lines of what was said."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with noise.open("wb", buffering=0) as kept:
         process = subprocess.Popen(
             [sys.executable, "-c", DIES_WITH_US, *command],
             env=environment,
@@ -134,7 +149,7 @@ def _run(command: list[str], environment: dict[str, str], noise: Path, log: logg
             start_new_session=True,
         )
         # in the caller's context: a logging handler may want to know whose run this is
-        following = (_follow, process, kept, log)
+        following = (_follow, process, kept, last, log)
         reader = threading.Thread(target=copy_context().run, args=following, daemon=True)
         reader.start()
         deadline = time.monotonic() + timeout_s
@@ -145,17 +160,19 @@ def _run(command: list[str], environment: dict[str, str], noise: Path, log: logg
         finally:
             _end(process)
             reader.join(timeout=max(1.0, min(5.0, deadline - time.monotonic())))
-    return code
+    return code, "\n".join(last)
 
 
-def _follow(process: subprocess.Popen[str], kept: Any, log: logging.Logger) -> None:
+def _follow(process: subprocess.Popen[str], kept: IO[bytes], last: deque[str], log: logging.Logger) -> None:
+    """To the end, whatever becomes of the log: a job whose words nobody takes stands still."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(PROGRESS):
             log.info(line.removeprefix(PROGRESS).rstrip())
-        else:
-            kept.write(redact(line))
-            kept.flush()
+            continue
+        last.append(redact(line).rstrip())
+        with suppress(OSError):  # no room on its disk
+            kept.write(f"{last[-1]}\n".encode())
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -165,7 +182,3 @@ def _end(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         return
     process.wait()
-
-
-def _tail(path: Path, lines: int = 15) -> str:
-    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
