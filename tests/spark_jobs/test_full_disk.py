@@ -1,0 +1,113 @@
+"""A disk that is full at any write of Spark's jobs: named, nothing half there, and the same tables once there is room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mealrec.config import override
+from mealrec.lake import Lake, Provenance
+from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
+from mealrec.stages import spark_submit
+from mealrec.stages.sessionize import sessionize
+from mealrec.stages.summary import StageError
+from spark_jobs.job import readable
+from spark_jobs.write import write_files
+from tests.small_disk import Disk, mounted
+from tests.spark_jobs.test_nights import DAY, FIRST, TABLES, World, event, sorted_rows
+from tests.spark_jobs.test_submit import write_landing
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted(tmp_path / "disk", "2m") as disk:
+        yield disk
+
+
+@pytest.fixture
+def world(spark: Any, disk: Disk, tmp_path: Path) -> World:
+    """A day of two rows, committed on the small disk."""
+    made = World(spark, tmp_path / "world", user_core=1, item_core=1, buckets=1)
+    made.config = override(made.config, [f"lake={disk.folder / 'lake'}", "spark.shuffle_partitions=1"])
+    made.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST), "broken"])
+    made.night()
+    return made
+
+
+def until_there_is_room(spark: Any, disk: Disk, job: Callable[[], Any], unharmed: Callable[[], Any]) -> list[str]:
+    """The job again and again with a page more of room each time, until it fits: what it said where it did not."""
+    before, said = unharmed(), list[str]()
+    while True:
+        disk.leave(len(said))
+        try:
+            job()
+        except Exception as error:
+            said.append(readable(error, spark) or repr(error))
+        else:
+            return said
+        assert unharmed() == before and len(said) < 100
+
+
+def places(said: list[str], lake: Lake) -> set[str]:
+    """What could not be written, without the file names."""
+    start, end = f"No space left on device: {lake.root}/", " is not written and nothing of it is committed"
+    assert [one for one in said if not one.startswith(start) or end not in one] == []
+    return {one.removeprefix(start).partition(end)[0].partition("=")[0] for one in said}
+
+
+def test_a_night_without_room_at_any_of_its_writes(spark: Any, world: World, disk: Disk) -> None:
+    lake = Lake(world.config.lake)
+    world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY), "broken too"])
+    said = until_there_is_room(
+        spark, disk, world.night, lambda: sorted_rows(lake.root, INTERACTIONS, TABLES[INTERACTIONS])
+    )
+    parts = {f"{INTERACTIONS}/event_date", f"{QUARANTINE}/stage"}
+    assert places(said, lake) == {"_claims", INPUTS, QUARANTINE, INTERACTIONS, *parts}
+    assert lake.version(INTERACTIONS) == 1
+    world.same_as_a_rebuild()
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "columns"),
+    [(ITEMS, ("v1", 1), "video_id string, item_index bigint"), (SEQUENCES, ("u1", 0), "user_id string, bucket int")],
+)
+def test_what_spark_itself_writes_without_room(spark: Any, disk: Disk, table: str, row: Any, columns: str) -> None:
+    lake, written, frame = Lake(str(disk.folder / "lake")), list[str](), spark.createDataFrame([row], columns)
+    said = until_there_is_room(
+        spark, disk, lambda: written.extend(write_files(frame, lake, table)), lambda: lake.exists(table)
+    )
+    assert said and places(said, lake) == {table}
+    assert len(written) == 1, "files of the writes that failed are not taken for its own"
+    disk.leave(None)
+    lake.commit_files(table, written, Provenance("test", "d"), mode="append")
+    assert lake.read(table).num_rows == 1
+
+
+def test_a_job_without_room_to_shuffle_or_to_say_so_ends_with_the_reason(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_landing(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+    disk.leave(5)
+    with pytest.raises(StageError, match=rf"No space left on device: .*spark.local.dir.* {disk.folder}/mealrec-"):
+        sessionize(config)
+    assert not Lake(config.lake).exists(INTERACTIONS)
+    assert disk.files() == []
+
+
+def test_a_job_whose_log_has_no_room_goes_on(tmp_path: Path) -> None:
+    """More words than a pipe holds: a job stands still once nobody takes them."""
+    (tmp_path / "job.log").symlink_to("/dev/full")
+    program = "for n in range(20_000): print('word', n)"
+    log = logging.getLogger("test")
+    code, last = spark_submit._run([sys.executable, "-c", program], dict(os.environ), tmp_path / "job.log", log, 60)
+    assert (code, last.splitlines()[-1]) == (0, "word 19999")
