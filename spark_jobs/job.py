@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mealrec.lake import Lake
 from mealrec.sources.landing import Landing
 from spark_jobs.session import build
 
+LOST_FILE = re.compile(r"^(?:FileNotFoundError|PermissionError): (.*)$", re.MULTILINE)
 PROGRESS = "mealrec> "  # lines with this mark are for people; the rest of stderr is Spark's own
 
 
@@ -73,6 +75,10 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
 def readable(error: Exception, spark: SparkSession) -> str | None:
     """One line for a person; None for what only the whole trace explains."""
     scratch = f"Spark's scratch folder (spark.local.dir) {spark.conf.get('spark.local.dir', '')}"
-    full = full_disk.told(error, scratch)
-    # ours are readable as they are
-    return full or (str(error) if isinstance(error, (ValueError, RuntimeError)) else None)
+    if full := full_disk.told(error, scratch):
+        return full
+    if isinstance(error, (ValueError, RuntimeError)):  # ours: readable as they are
+        return str(error)
+    # of a file that went away, or is not ours to read: met here, or by a task, whose trace is the error's text
+    found = LOST_FILE.findall(f"{type(error).__name__}: {error}")
+    return f"{found[-1]}; nothing was committed, run it again" if found else None

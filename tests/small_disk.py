@@ -27,6 +27,9 @@ class Disk:
             free = os.statvfs(self.folder).f_bavail
             (self.folder / BALLAST).write_bytes(bytes(PAGE * max(free - pages, 0)))
 
+    def read_only(self) -> None:
+        subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
+
     def files(self) -> list[str]:
         found = (p.relative_to(self.folder) for p in self.folder.rglob("*") if p.is_file())
         return sorted(str(p) for p in found if p.name != BALLAST)

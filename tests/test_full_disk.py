@@ -9,10 +9,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from mealrec.config import RunConfig
 from mealrec.features.extract import write_part
 from mealrec.lake import Lake, Provenance
-from mealrec.schema import FEATURES, INPUTS, SCHEMAS
+from mealrec.schema import FEATURES, INPUTS, PROFILES, SCHEMAS
+from mealrec.sources.landing import Landing
+from mealrec.sources.ninerec import read_ninerec
+from mealrec.stages.profile import acceptances, profile
 from tests.small_disk import Disk, mounted
+from tests.sources.test_readers import ninerec
+from tests.stages.test_profile import World
 
 MADE = Provenance("test", "d")
 PART = "bucket=0/part-1.parquet"
@@ -90,3 +96,46 @@ def test_a_part_without_room_is_named_and_leaves_nothing(disk: Disk) -> None:
     with pytest.raises(OSError, match=rf"No space left on device: {disk.folder}/features/{PART} is not written"):
         write_part(lake, FEATURES, PART, [])
     assert disk.files() == []
+
+
+def test_a_read_only_lake_is_named_and_read_as_before(disk: Disk) -> None:
+    lake = Lake(str(disk.folder))
+    lake.write(INPUTS, rows("old"), MADE)
+    disk.read_only()
+    for change in (write, append, commit, claim):
+        with pytest.raises(
+            OSError, match=rf"^Read-only file system: {disk.folder}/\w+ is not written.*make it writable"
+        ):
+            change(lake)
+    assert lake.read(INPUTS)["name"].to_pylist() == ["old"]
+
+
+def test_a_public_set_without_room_is_named_and_read_whole_once_there_is(disk: Disk, tmp_path: Path) -> None:
+    """A page more each time: the events, the catalogue and what marks them as whole."""
+    folder, landing, failed = ninerec(tmp_path / "in"), Landing(disk.folder), 0
+    while True:
+        disk.leave(failed)
+        try:
+            source, there = read_ninerec(folder, landing)
+        except OSError as error:
+            assert str(error).startswith(f"No space left on device: {disk.folder} is not written")
+            failed += 1
+        else:
+            break
+    assert failed >= 3 and not there
+    assert source == read_ninerec(folder, Landing(tmp_path / "straight"))[0]
+    assert read_ninerec(folder, landing)[1], "the second time there is nothing to do"
+
+
+def test_a_profile_whose_page_has_no_room_is_not_accepted_and_not_measured_again(disk: Disk, tmp_path: Path) -> None:
+    config = RunConfig(lake=str(tmp_path / "lake"), work=str(disk.folder))
+    world = World(Lake(config.lake, config.work), config)
+    world.day(0)
+    world.rest()
+    disk.leave(1)
+    with pytest.raises(OSError, match=rf"No space left on device: {disk.folder}/profile/profile.html is not written"):
+        profile(config)
+    assert acceptances(world.lake) == (-1, [])
+    disk.leave(None)
+    assert profile(config).version == 0 and world.lake.version(PROFILES) == 0
+    assert [entry.profile for entry in acceptances(world.lake)[1]] == [0]

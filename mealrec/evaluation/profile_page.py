@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mealrec import full_disk
 from mealrec.data.profile import Measured, Part
 from mealrec.evaluation.drift import Quantity
 from mealrec.evaluation.profile import REFERENCE, Key, aligned
@@ -56,7 +57,8 @@ def render(data: ProfileData, out: Path) -> Path:
         )
     )
     temporary = out.with_suffix(".part")
-    temporary.write_text(html, encoding="utf-8")
+    with full_disk.named(str(out)):
+        temporary.write_text(html, encoding="utf-8")
     return temporary.replace(out)
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from mealrec import full_disk
 from mealrec.config import FeaturesConfig
 from mealrec.features.probe import Probe, VideoRejected, probe
 
@@ -60,6 +61,7 @@ def remote_stats(uris: Iterable[str]) -> dict[str, str]:
 
 
 def _copy(uri: str, to: Path, max_bytes: int) -> None:
+    """Raises VideoRejected, and OSError where this machine has no room for it, which is no video's fault."""
     filesystem, path = _object(uri)
     try:
         info = filesystem.get_file_info(path)
@@ -77,6 +79,8 @@ def _copy(uri: str, to: Path, max_bytes: int) -> None:
     except FileNotFoundError:
         raise VideoRejected("missing_file", f"{uri} went away") from None
     except (OSError, pa.ArrowException) as error:
+        if full := full_disk.told(error, str(to)):
+            raise OSError(full) from error
         raise VideoRejected("unreachable", f"{uri}: {str(error).splitlines()[0][:200]}") from None
     if to.stat().st_size != info.size:
         raise VideoRejected("changed_while_read", f"{info.size} bytes before, {to.stat().st_size} read")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mealrec import full_disk
 from mealrec.sources.checksums import sha256, verify
 from mealrec.sources.landing import Landing, SourceError
 
@@ -95,6 +96,13 @@ def land(
     landing: Landing, kind: str, rows: Iterable[Interaction], titles: dict[str, str | None], inputs: list[Path]
 ) -> dict[str, Any]:
     """Write event files and the catalogue; source.json last, so that it marks a whole landing. Memory: the video ids."""
+    with full_disk.named(str(landing.root)):
+        return _land(landing, kind, rows, titles, inputs)
+
+
+def _land(
+    landing: Landing, kind: str, rows: Iterable[Interaction], titles: dict[str, str | None], inputs: list[Path]
+) -> dict[str, Any]:
     landing.events.mkdir(parents=True, exist_ok=True)
     (landing.root / SOURCE).unlink(missing_ok=True)
     videos: set[str] = set(titles)
@@ -119,7 +127,9 @@ def land(
         "synthetic_time": synthetic,
         "files": fingerprint(inputs),
     }
-    (landing.root / SOURCE).write_text(json.dumps(source, indent=1))
+    half = landing.root / f"{SOURCE}.writing"
+    half.write_text(json.dumps(source, indent=1))
+    half.replace(landing.root / SOURCE)
     return source
 
 

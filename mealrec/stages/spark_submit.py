@@ -21,6 +21,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import IO, Any
 
+from mealrec import full_disk
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
 from mealrec.redaction import redact
@@ -50,7 +51,8 @@ def submit(
     logs = Lake(config.lake, config.work).folder("logs")
     with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:
         summary, settings = Path(scratch) / "summary.json", Path(scratch) / "config.json"
-        settings.write_text(config.model_dump_json())
+        with full_disk.named(scratch):
+            settings.write_text(config.model_dump_json())
         command = [
             *_spark_submit(config),
             *(["--driver-java-options", java_options] if java_options else []),

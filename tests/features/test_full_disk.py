@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
 from mealrec.config import RunConfig
+from mealrec.features import remote
 from mealrec.features.extract import ExtractActor, plan
 from mealrec.features.rows import Wanted
 from mealrec.lake import Lake
+from tests.small_disk import mounted
 
 pytestmark = pytest.mark.media
 
@@ -44,6 +48,25 @@ def test_a_disk_that_is_full_at_any_write_leaves_nothing_half_and_says_so(
     assert reasons[-1] == "" and (status["videos"], status["rejected"]) == (3, 1)
     assert sum(bool(r) for r in reasons) >= 4, "the limits fall into both files"
     actor.decoder.close()
+
+
+def test_an_object_that_finds_no_room_for_its_copy_is_not_blamed(
+    run_config: RunConfig, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config.features.model_copy(update={"url_schemes": ("s3",)})
+    monkeypatch.setattr(remote, "_store", lambda bucket: (pafs.LocalFileSystem(), str(clips)))
+    with mounted(tmp_path / "disk", "1m") as disk:
+        monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
+        disk.leave(0)
+        with (
+            pytest.raises(OSError, match=rf"No space left on device: {disk.folder}/mealrec-video-\S+ is not written"),
+            remote.local_file("s3://bucket/silent.mp4", tmp_path, config),
+        ):
+            pass
+        assert disk.files() == []
+        disk.leave(None)
+        with remote.local_file("s3://bucket/silent.mp4", tmp_path, config) as found:
+            assert found.path.read_bytes() == (clips / "silent.mp4").read_bytes()
 
 
 def _with_files_up_to(most: int | None, actor: ExtractActor, table: pa.Table) -> dict[str, Any]:
