@@ -187,8 +187,10 @@ def test_other_encoders_need_no_decoding_where_frames_are_kept(
     assert extract(keeping).details["from_kept_frames"] == 0
     with caplog.at_level(logging.INFO, "mealrec.extract"):
         others = extract(override(keeping, ["features.thumbnail_height=32"]))
+        extract(override(keeping, ["features.keep_frames=false", "features.thumbnail_height=48"]))
     assert others.details["from_kept_frames"] == 4
     assert "4 videos were encoded by others: their kept frames are used where there are some" in caplog.messages
+    assert any(line.startswith("4 videos were encoded by others and must be decoded again") for line in caplog.messages)
 
 
 def test_a_part_that_can_not_be_written_stops_the_stage_with_the_reason_and_commits_nothing(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mealrec.config import RunConfig, SourceConfig
-from mealrec.sources.kuai import kuairand_contents, read_kuairand, read_kuairec
+from mealrec.sources.kuai import kuairand_contents, kuairec_contents, read_kuairand, read_kuairec
 from mealrec.sources.landing import Landing, SourceError
 from mealrec.stages.ingest import ingest
 
@@ -58,6 +58,24 @@ def test_kuairand_makes_an_event_of_each_signal(tmp_path: Path) -> None:
         ("like", None),
         ("share", None),
     ]
+
+
+def test_the_small_matrix_is_read_where_it_alone_is_there(tmp_path: Path) -> None:
+    (tmp_path / "small_matrix.csv").write_text(REC)
+    assert len(list(kuairec_contents(tmp_path).rows)) == 2
+    (tmp_path / "big_matrix.csv").write_text(REC + "2,7,1,2,,,1593878904.0,0.5\n")
+    found = kuairec_contents(tmp_path)
+    assert [p.name for p in found.inputs] == ["big_matrix.csv"] and len(list(found.rows)) == 3
+
+
+def test_all_logs_of_kuairand_are_read_and_a_viewer_goes_on_in_the_next(tmp_path: Path) -> None:
+    later = RAND.replace("1650485062000", "1650585062000").replace(",51,", ",52,")
+    (tmp_path / "log_standard_4_22_to_5_08_pure.csv").write_text(later)
+    (tmp_path / "log_random_4_22_to_5_08_pure.csv").write_text(RAND)
+    landing = Landing(tmp_path / "landing")
+    assert read_kuairand(tmp_path, landing)[0]["interactions"] == 6
+    assert [e["event_id"] for e in events(landing)] == [f"u0-{n}" for n in range(6)]
+    assert {e["video_id"] for e in events(landing)} == {"v51", "v52"}
 
 
 def test_what_is_wrong_is_named_with_file_line_and_column(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import os
@@ -15,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from mealrec.config import RunConfig, SourceConfig
-from mealrec.lake import Lake
+from mealrec.config import RunConfig, SourceConfig, override
+from mealrec.lake import DIGEST_KEY, Lake
 from mealrec.schema import INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
-from mealrec.sources.landing import SourceError
+from mealrec.sources.landing import SourceError, locate
 from mealrec.stages import spark_submit
 from mealrec.stages.sequences import sequences
-from mealrec.stages.sessionize import sessionize
+from mealrec.stages.sessionize import sessionize, sessionize_digest
 from mealrec.stages.summary import StageError
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
@@ -50,13 +51,21 @@ def write_landing(root: Path, days: int = 2, bad: int = 3) -> RunConfig:
     return RunConfig(lake=str(root / "lake"), source=source)
 
 
-def test_rows_go_in_and_come_out_and_a_second_run_has_nothing_to_do(tmp_path: Path) -> None:
-    config = write_landing(tmp_path)
+def test_rows_go_in_and_come_out_and_a_second_run_has_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIEWER_KEY", "sixteen bytes or more")
+    config = override(write_landing(tmp_path), ["sessionize.viewer_key_variable=VIEWER_KEY"])
     lake = Lake(config.lake)
     first = sessionize(config, run_id="r1")
     assert (first.rows_in, first.rows_out, first.quarantined) == (86, 80, {"unparseable": 6})
     assert first.version == 0 and not first.skipped
     assert lake.read(QUARANTINE).num_rows == 6
+    hashed = {hmac.new(b"sixteen bytes or more", f"u{n}".encode(), "sha256").hexdigest()[:32] for n in range(4)}
+    assert set(lake.read(INTERACTIONS)["user_id"].to_pylist()) == hashed
+    monkeypatch.setenv("VIEWER_KEY", "another key of ours")
+    assert sessionize_digest(config, locate(config)) != lake.last_commit(INTERACTIONS).metadata[DIGEST_KEY]
+    monkeypatch.setenv("VIEWER_KEY", "sixteen bytes or more")
     second = sequences(config, run_id="r1")
     assert second.rows_out == 4 and second.details["items"] == 10
     table = lake.read(SEQUENCES).to_pylist()
