@@ -200,6 +200,31 @@ def test_a_setting_that_names_no_encoder_names_the_valid_ones(wrong: str) -> Non
         load({"features": {"visual": wrong}})
 
 
+def test_a_hubs_model_is_the_one_of_the_revision_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's own client keeps what it fetched; nothing is asked of a network."""
+    cache = tmp_path / "models--team--tiny"
+    digests = {}
+    for revision, commit in (("main", "a" * 40), ("v2", "b" * 40)):
+        snapshot = cache / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        transformers_folder(snapshot, "vit")
+        (cache / "refs").mkdir(exist_ok=True)
+        (cache / "refs" / revision).write_text(commit)
+        if revision == "v2":
+            means = {"image_mean": STD, "image_std": STD}
+            (snapshot / "preprocessor_config.json").write_text(json.dumps(means))
+        digests[revision] = digest_of(config("transformers", snapshot))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name, revision in (("team/tiny", "main"), ("team/tiny@v2", "v2"), (f"team/tiny@{'b' * 40}", "v2")):
+        assert digest_of(config("transformers", Path(name))) == digests[revision], name
+    assert digests["main"] != digests["v2"]
+    with pytest.raises(WeightsError, match="'team/tiny@v3' is neither a folder nor"):
+        digest_of(config("transformers", Path("team/tiny@v3")))
+
+
 def test_what_is_neither_a_folder_nor_on_the_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="'nobody/nothing' is neither a folder nor"):
