@@ -24,7 +24,9 @@ def test_what_is_positive_goes_by_the_settings(
     tmp_path: Path, settings: dict[str, Any], not_positive: dict[str, Any], positive: dict[str, Any]
 ) -> None:
     config = CONFIG.model_copy(update=settings)
-    lines = [json.dumps(row | {"event_id": name, "user_id": name}) for name, row in (("no", not_positive), ("yes", positive))]
+    lines = [
+        json.dumps(row | {"event_id": name, "user_id": name}) for name, row in (("no", not_positive), ("yes", positive))
+    ]
     good, bad = outcomes(tmp_path, lines, config=config)
     assert bad == [] and {r["event_id"]: r["is_positive"] for r in good} == {"no": False, "yes": True}
 
