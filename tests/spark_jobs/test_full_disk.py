@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from mealrec.config import override
@@ -19,6 +21,8 @@ from mealrec.stages import spark_submit
 from mealrec.stages.sessionize import sessionize
 from mealrec.stages.summary import StageError
 from spark_jobs.job import readable
+from spark_jobs.outcome import file_schema
+from spark_jobs.parts import Parts
 from spark_jobs.write import write_files
 from tests.small_disk import Disk, mounted
 from tests.spark_jobs.test_nights import DAY, FIRST, TABLES, World, event, sorted_rows
@@ -84,6 +88,39 @@ def test_a_night_without_room_at_any_of_its_writes(spark: Any, world: World, dis
     assert places(said, lake) == {"_claims", INPUTS, QUARANTINE, INTERACTIONS, *parts}
     assert lake.version(INTERACTIONS) == 1
     world.same_as_a_rebuild()
+
+
+def test_a_part_that_ends_at_any_byte_is_named_and_taken_back(tmp_path: Path) -> None:
+    """Files that may not be larger: a full disk that is not bound to pages. What is written last is the footer."""
+    lake = Lake(str(tmp_path))
+    rows = pa.Table.from_pylist([{"event_id": f"e{n}"} for n in range(2000)], schema=file_schema(INTERACTIONS))
+
+    def written() -> Parts:
+        parts = Parts(lake, INTERACTIONS)
+        try:
+            parts.write({"event_date": "2026-01-05"}, rows)
+            parts.close()
+        except OSError:
+            parts.discard()
+            raise
+        return parts
+
+    (path,) = written().paths
+    whole = (tmp_path / INTERACTIONS / path).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (0, 3, whole // 2, whole - 500, whole - 1, whole):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            if most < whole:
+                with pytest.raises(
+                    OSError, match=r"^File too large: .*/event_date=2026-01-05/part-\w+.parquet is not written"
+                ):
+                    written()
+            else:
+                written()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert len(list(tmp_path.rglob("*.parquet"))) == 2
 
 
 @pytest.mark.parametrize(
