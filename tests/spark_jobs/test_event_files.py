@@ -80,7 +80,7 @@ def test_a_file_that_goes_away_is_named_and_nothing_is_committed(
     world = World(spark, tmp_path)
     world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST)])
     world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY)])
-    name = "whole" if when == "before it is cut into parts" else "_rows"
+    name = "whole" if when == "before it is cut into parts" else "_numbers"
     real = getattr(Engine, name)
 
     def without(self: Engine, *given: Any) -> Any:
