@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 CODE = """
+import signal
+
 from mealrec.cluster import ray_cluster
 from mealrec.config import RayConfig
 
@@ -18,6 +20,8 @@ with ray_cluster(RayConfig(num_cpus=1, object_store_mb=80)):
     import ray
 
     print("CPUs", ray.cluster_resources()["CPU"])
+    print("taken", signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL)
+print("given back", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
 
 
@@ -38,3 +42,4 @@ def test_a_local_cluster_is_the_stages_own_also_where_somebody_elses_runs_on_the
             check=False,
         )
     assert done.returncode == 0 and "CPUs 1.0" in done.stdout, done.stderr[-2000:]
+    assert "taken True\ngiven back True" in done.stdout, "SIGTERM is Ray's as long as its cluster is there"

@@ -33,9 +33,13 @@ def packed(tmp_path: Path) -> Packed:
 
 
 def stands_at(job: Job) -> tuple[int, int]:
-    """Epoch and step of the newest checkpoint that Ray knows: what a run goes on from."""
+    """Epoch and step of the newest checkpoint that Ray knows, which is what a run goes on from; zeros while there is none, or
+    while Ray writes this down."""
     held = job.folder / "checkpoint_manager_snapshot.json"
-    newest = json.loads(held.read_text())["latest_checkpoint_result"] if held.is_file() else None
+    try:
+        newest = json.loads(held.read_text())["latest_checkpoint_result"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0, 0
     return (newest["metrics"]["epoch"], newest["metrics"].get("step", 0)) if newest else (0, 0)
 
 
@@ -56,7 +60,12 @@ def kill_inside_an_epoch(job: Job, *, resumptions: int) -> None:
         # the workers of a driver that was killed go on for some seconds
         until(lambda: lives() and len(resumed(job)) == resumptions, "a run that goes on", 240, every_s=0.02)
         began = stands_at(job)
-        until(lambda: lives() and stands_at(job) > began and stands_at(job)[1], "a step further", 240, every_s=0.02)
+
+        def is_further() -> bool:
+            now = stands_at(job)
+            return lives() and now > began and now[1] > 0
+
+        until(is_further, "a step further", 240, every_s=0.02)
     finally:
         driver.kill()
         driver.wait()
