@@ -38,7 +38,7 @@ class _Divergence(torch.autograd.Function):
         grad_states = torch.empty_like(states) if of_states else None
         grad_vectors = torch.zeros_like(vectors) if of_vectors else None
         total = states.new_zeros(())
-        rows, width = chunk_rows(len(vectors) - 1, states.device), len(vectors) - 1
+        rows, width = chunk_rows(len(vectors) - 1, states.device, states.dtype), len(vectors) - 1
         blocks = states.new_empty(3, min(rows, len(states)), width)
         for at in range(0, len(states), rows):
             here = slice(at, at + rows)

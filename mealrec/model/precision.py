@@ -1,4 +1,4 @@
-"""How float32 products are computed: in training by the configured precision, in ranking by the fastest exact kernel."""
+"""How products are computed: in training by the configured precision, in ranking by the fastest exact kernel."""
 
 from __future__ import annotations
 
@@ -16,13 +16,28 @@ def matmul(precision: str) -> Iterator[None]:
     """torch's float32 matmul precision ("highest", "high", "medium") inside the block, what it was before afterwards.
 
     "medium" lets a processor with bfloat16 matrix units (AMX) or a GPU (TF32) use them and add up in float32; a CPU without
-    keeps float32, by oneDNN's kernels, which are more than twice as fast as MKL's on AMD processors (benchmarks/LOG.md)."""
+    keeps float32, by oneDNN's kernels, which are more than twice as fast as MKL's on AMD processors (benchmarks/LOG.md). It
+    also lets the loss over the catalogue hold its scores in bfloat16 (`score_dtype`)."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def score_dtype(device: torch.device) -> torch.dtype:
+    """What a loss makes its scores in: bfloat16 where the precision of this moment allows it ("medium") and the CPU multiplies
+    it natively, float32 elsewhere. The products of a softmax take a third of the time then (benchmarks/LOG.md)."""
+    is_allowed = device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
+    return torch.bfloat16 if is_allowed and multiplies_bfloat16() else torch.float32
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16: without, they are slower than those of float32."""
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @contextmanager

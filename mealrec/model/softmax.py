@@ -3,7 +3,8 @@
 Full softmax up to about 100,000 videos: the scores of a few rows at a time are made, give their loss and their gradients, and
 are overwritten by the next rows' (the gradient of a sum needs no second pass over the scores). Above that: a sample of
 negatives shared by the step, drawn by popularity and corrected for it (logQ; Bengio and Senecal 2008, Yi et al. 2019). Both
-return sums, so that workers' losses add up.
+return sums, so that workers' losses add up. Under "medium" precision a CPU that multiplies bfloat16 holds the scores of the
+full softmax in it: each is then off by up to 1/256 of itself, at random, and a step's gradient by some hundredth.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CHUNK_SCORES = 1 << 21  # scores held at a time on a CPU: 8 MiB of float32, which stay in the cache of two cores
-CHUNK_SCORES_GPU = 1 << 27
+from mealrec.model.precision import score_dtype
+
+CHUNK_BYTES = 8 << 20  # of scores held at a time on a CPU, which stay in the cache of two cores
+CHUNK_BYTES_GPU = 1 << 29
 FULL_SOFTMAX_UP_TO = 100_000
 
 
@@ -62,7 +65,7 @@ def next_item_loss(
 
 def full_loss(states: Tensor, table: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """Softmax over every row of table [N + 1, D] but row 0. Cost: three products of m x N x D, and none in the backward pass;
-    memory: CHUNK_SCORES, or the scores of one row where the catalogue alone is larger, and a gradient as large as table. 0
+    memory: CHUNK_BYTES, or the scores of one row where the catalogue alone is larger, and a gradient as large as table. 0
     for no rows. A probability below float32's smallest counts as that (a loss of 87); gradients are exact."""
     if len(target) == 0:
         return states.sum() * 0 + table.sum() * 0
@@ -91,20 +94,22 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, table: Tensor, target: Tensor) -> Tensor:
         of_states, of_table = ctx.needs_input_grad[:2]
-        grad_states = torch.empty_like(states) if of_states else None
+        grad_states = torch.zeros_like(states) if of_states else None
         grad_table = torch.zeros_like(table) if of_table else None
         loss = states.new_zeros(())
-        rows = chunk_rows(len(table) - 1, states.device)
-        scores = states.new_empty(min(rows, len(target)), len(table) - 1)
+        dtype = score_dtype(states.device)
+        rows = chunk_rows(len(table) - 1, states.device, dtype)
+        scores = states.new_empty(min(rows, len(target)), len(table) - 1, dtype=dtype)
+        queries, candidates = states.to(dtype), table[1:].to(dtype)
         for at in range(0, len(target), rows):
             here = slice(at, at + rows)
             loss += _chunk(
-                states[here],
-                table,
-                target[here],
+                queries[here],
+                candidates,
+                target[here] - 1,
                 scores,
                 None if grad_states is None else grad_states[here],
-                grad_table,
+                None if grad_table is None else grad_table[1:],
             )
         if grad_states is not None:
             grad_states -= table[target]
@@ -124,22 +129,37 @@ class _FullSoftmax(torch.autograd.Function):
         )
 
 
-def chunk_rows(items: int, device: torch.device) -> int:
+def chunk_rows(items: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
     """Rows whose scores against `items` candidates are held at a time."""
-    return max((CHUNK_SCORES if device.type == "cpu" else CHUNK_SCORES_GPU) // max(items, 1), 1)
+    held = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES_GPU
+    return max(held // dtype.itemsize // max(items, 1), 1)
 
 
 def _chunk(
-    states: Tensor, table: Tensor, target: Tensor, scores: Tensor, grad_states: Tensor | None, grad_table: Tensor | None
+    states: Tensor,
+    candidates: Tensor,
+    target: Tensor,
+    scores: Tensor,
+    grad_states: Tensor | None,
+    grad_candidates: Tensor | None,
 ) -> Tensor:
-    """Loss of some rows; `scores` is their workspace. Writes the expected candidate into grad_states and adds the rows' part to
-    grad_table; what the targets themselves subtract is left to the caller."""
+    """Loss of some rows; `scores` is their workspace, of the same dtype as states [m, D] and candidates [N, D]. Adds the
+    expected candidate to grad_states and the rows' part to grad_candidates, both float32; what the targets themselves subtract
+    is left to the caller."""
     scores = scores[: len(states)]
-    torch.mm(states, table[1:].T, out=scores)
+    torch.mm(states, candidates.T, out=scores)
     torch.softmax(scores, 1, out=scores)
-    own = scores.gather(1, (target - 1)[:, None])
+    own = scores.gather(1, target[:, None]).float()
     if grad_states is not None:
-        torch.mm(scores, table[1:], out=grad_states)
-    if grad_table is not None:
-        grad_table[1:].addmm_(scores.T, states)
+        _add_product(grad_states, scores, candidates)
+    if grad_candidates is not None:
+        _add_product(grad_candidates, scores.T, states)
     return -own.clamp(min=torch.finfo(own.dtype).tiny).log().sum()
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, where both may be of a lower precision than the total."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b

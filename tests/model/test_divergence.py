@@ -12,7 +12,7 @@ from mealrec.model.divergence import Ranking, divergence
 
 @pytest.mark.parametrize("chunk", [1, 90, 1 << 21])
 def test_value_and_gradients_are_those_of_torch(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(softmax, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", 4 * chunk)
     torch.manual_seed(0)
     wanted, vectors = torch.randn(7, 5, dtype=torch.double), torch.randn(31, 5, dtype=torch.double)
     states = torch.randn(7, 5, dtype=torch.double, requires_grad=True)

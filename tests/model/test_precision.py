@@ -43,3 +43,26 @@ def test_a_kernel_that_rounds_to_bfloat16_is_found_out(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", rounded)
     assert not precision.medium_is_exact.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "native", "device", "wanted"),
+    [
+        ("medium", True, "cpu", torch.bfloat16),
+        ("high", True, "cpu", torch.float32),
+        ("medium", False, "cpu", torch.float32),
+        ("medium", True, "cuda", torch.float32),
+    ],
+)
+def test_scores_are_rounded_only_where_that_is_allowed_and_native(
+    monkeypatch: pytest.MonkeyPatch, allowed: str, native: bool, device: str, wanted: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: native)
+    with matmul(allowed):
+        assert precision.score_dtype(torch.device(device)) == wanted
+
+
+def test_an_instruction_for_bfloat16_is_found_among_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, wanted in (({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert precision.multiplies_bfloat16.__wrapped__() is wanted

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mealrec.model import softmax
+from mealrec.model import precision, softmax
 from mealrec.model.softmax import Negatives, full_loss, next_item_loss, sampled_loss
 
 
@@ -23,7 +23,7 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(monkeypatch: pytest
     states, table, target = case()
     whole = F.cross_entropy(states @ table[1:].T / 0.5, target - 1, reduction="sum")
     wanted = torch.autograd.grad(whole, (states, table))
-    monkeypatch.setattr(softmax, "CHUNK_SCORES", 3 * 40)  # three rows at a time
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", 4 * 3 * 40)  # three rows at a time
     chunked = full_loss(states, table, target, 0.5)
     assert torch.allclose(chunked, whole, rtol=1e-6)
     for one, other in zip(torch.autograd.grad(chunked, (states, table)), wanted, strict=True):
@@ -34,16 +34,32 @@ def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch
     seen = []
 
     def spy(
-        states: torch.Tensor, table: torch.Tensor, target: torch.Tensor, scores: torch.Tensor, *grads: Any
+        states: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, scores: torch.Tensor, *grads: Any
     ) -> torch.Tensor:
-        seen.append((scores.numel(), len(target) * (len(table) - 1)))
-        return plain(states, table, target, scores, *grads)
+        seen.append((scores.numel(), len(target) * len(candidates)))
+        return plain(states, candidates, target, scores, *grads)
 
     plain = softmax._chunk
-    monkeypatch.setattr(softmax, "CHUNK_SCORES", 200)
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", 4 * 200)
     monkeypatch.setattr(softmax, "_chunk", spy)
     full_loss(*case())
     assert max(held for held, _ in seen) <= 200 and sum(used for _, used in seen) == 13 * 40
+
+
+def test_scores_in_bfloat16_give_the_loss_and_gradients_up_to_their_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", 2 * 64 * 300)  # as many rows of 300 scores of two bytes
+    states, table, target = case(rows=256, items=300)
+    whole = full_loss(states, table, target)
+    wanted = torch.autograd.grad(whole, (states, table))
+    with precision.matmul("medium"):
+        rounded = full_loss(states, table, target)
+    found = torch.autograd.grad(rounded, (states, table))
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, whole)  # they are in bfloat16
+    assert torch.allclose(rounded, whole, rtol=1e-3)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32 and float((one - other).norm() / other.norm()) < 0.02
+    assert float((found[1].sum(0) - wanted[1].sum(0)).norm() / wanted[1].norm()) < 0.02  # errors do not add up
 
 
 def test_a_loss_counts_with_the_weight_it_is_given_and_a_frozen_side_costs_no_gradient() -> None:
