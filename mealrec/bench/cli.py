@@ -68,6 +68,30 @@ def quality(
     _say(f"written {out}")
 
 
+@bench.command("merge")
+def merge(
+    into: Annotated[Path, typer.Argument(help="Result file that takes the cells; made where there is none.")],
+    files: Annotated[list[Path], typer.Argument(help="Result files of `bench quality`, their ranks beside them.")],
+) -> None:
+    """Put the cells of other result files, made on other days or machines, into one, then compare all of it again.
+
+    A cell that both hold is replaced by the later file's. Cells whose ranks are missing are left out and named."""
+    from mealrec.bench.compare import compare_all
+    from mealrec.bench.results import Results
+
+    results = Results.open(into)
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"{path}: no such result file")
+        other = Results.open(path)
+        without = results.absorb(other)
+        _say(f"{path}: {len(other.cells) - len(without)} cells taken")
+        for key in without:
+            _say(f"{path}: left out, no ranks: {' '.join(str(part) for part in key)}")
+    results.set_comparisons(compare_all(results, [n for n in ROWS if ROWS[n].is_baseline]))
+    _say(f"written {into}")
+
+
 @bench.command("tune")
 def tune(
     data: Data,

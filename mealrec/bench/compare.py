@@ -1,129 +1,70 @@
-"""Is one system better than another, beyond what viewers and seeds do by chance?
-
-Two levels: viewers are resampled, the same ones for both systems (a paired bootstrap), and the seeds of each system are
-resampled too, because seeds alone move NDCG@10 by as much as a module does. Percentile intervals (Efron 1979).
-"""
+"""All that the tables state with an interval, made from a result file's ranks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from mealrec.bench.intervals import (
+    Sampled,
+    Values,
+    difference,
+    retention,
+    retention_difference,
+    sampled,
+)
 from mealrec.bench.results import Cell, Results
 from mealrec.evaluation.metrics import gains, hits
 
-SAMPLES = 2000
-CONFIDENCE = 0.95
-CHUNK = 50  # resamples at a time: memory is CHUNK x viewers
-Values = npt.NDArray[np.float64]
+
+class Quantity(NamedTuple):
+    """What is averaged over viewers: a metric of a model, its histories as they are or under a condition."""
+
+    model: str
+    metric: str
+    variant: str = ""
 
 
-class Difference(NamedTuple):
-    """Mean of a - b, its interval, the mean relative to b's, and how many seeds each had."""
+class Resamples:
+    """Every quantity of a dataset, all of them over the same resampled viewers, made in one pass over the draws."""
 
-    mean: float
-    low: float
-    high: float
-    relative: float
-    seeds: tuple[int, int]
+    def __init__(self, results: Results, dataset: str, wanted: Iterable[Quantity]) -> None:
+        self.seeds: dict[Quantity, list[int]] = {}
+        columns: list[Values] = []
+        self._at: dict[tuple[Quantity, int], int] = {}
+        for quantity in wanted:
+            found = values_by_seed(results, dataset, *quantity)
+            self.seeds[quantity] = sorted(found)
+            for seed in self.seeds[quantity]:
+                self._at[quantity, seed] = len(columns)
+                columns.append(found[seed])
+        self._all = sampled(columns) if columns else None
 
-
-def compare(
-    a: Sequence[Values], b: Sequence[Values], *, samples: int = SAMPLES, confidence: float = CONFIDENCE, seed: int = 0
-) -> Difference:
-    """Interval of mean(a) - mean(b), each a list over seeds of one value a viewer [V], viewers in the same order.
-
-    Deterministic in `seed`. Raises ValueError for no seeds or for different viewers. Cost: samples x (seeds + V)."""
-    if not a or not b or len({len(values) for values in (*a, *b)}) != 1:
-        raise ValueError("each system needs at least one seed, and values of the same viewers")
-    first, second = np.stack(a), np.stack(b)
-    rng = np.random.default_rng(seed)
-    viewers = first.shape[1]
-    means: list[Values] = []
-    for at in range(0, samples, CHUNK):
-        n = min(CHUNK, samples - at)
-        drawn = [_seed_weights(rng, n, len(system)) @ system for system in (first, second)]  # [n, V]
-        chosen = rng.integers(0, viewers, size=(n, viewers))
-        means.append(np.take_along_axis(drawn[0] - drawn[1], chosen, 1).mean(1))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    base = float(second.mean())
-    mean = float(first.mean()) - base
-    return Difference(mean, float(low), float(high), mean / base if base else 0.0, (len(a), len(b)))
+    def of(self, quantity: Quantity, seeds: Sequence[int] | None = None) -> Sampled | None:
+        """None where no cell of it has its ranks here. seeds: all, unless told."""
+        chosen = [self._at[quantity, s] for s in (self.seeds.get(quantity, []) if seeds is None else seeds)]
+        return (
+            Sampled(self._all.means[chosen], self._all.resampled[:, chosen])
+            if self._all is not None and chosen
+            else None
+        )
 
 
-def _seed_weights(rng: np.random.Generator, n: int, seeds: int) -> Values:
-    """How often each seed is in each of n resamples, as shares [n, seeds].
-
-    Resampling S seeds varies their mean by (S - 1) / S of what it should; deviations from 1 / S are widened by
-    sqrt(S / (S - 1)), without which an interval from 2 to 5 seeds is too narrow (simulated: .80 to .87 instead of .95)."""
-    if seeds == 1:
-        return np.ones((n, 1))
-    share = rng.multinomial(seeds, [1 / seeds] * seeds, size=n) / seeds
-    widened: Values = 1 / seeds + (share - 1 / seeds) * math.sqrt(seeds / (seeds - 1))
-    return widened
-
-
-class Retention(NamedTuple):
-    """Share of the clean metric that is left under a condition, with its interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def retention(clean: Sequence[Values], disturbed: Sequence[Values], *, seed: int = 0) -> Retention:
-    """mean(disturbed) / mean(clean) over viewers and seeds; both lists by the same seeds."""
-    drawn = _retentions(clean, disturbed, seed)
-    mean = float(np.stack(disturbed).mean() / max(float(np.stack(clean).mean()), 1e-12))
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Retention(mean, float(low), float(high))
-
-
-def retention_difference(
-    a: tuple[Sequence[Values], Sequence[Values]], b: tuple[Sequence[Values], Sequence[Values]], *, seed: int = 0
-) -> Retention:
-    """Retention of a (clean, disturbed) minus that of b on the same resampled viewers; seeds of each by themselves."""
-    drawn = _retentions(*a, seed) - _retentions(*b, seed, stream=2)
-    mean = retention(*a, seed=seed).mean - retention(*b, seed=seed).mean
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Retention(mean, float(low), float(high))
-
-
-def _retentions(clean: Sequence[Values], disturbed: Sequence[Values], seed: int, *, stream: int = 1) -> Values:
-    before, after = np.stack(clean), np.stack(disturbed)
-    viewers_rng, seeds_rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, stream])
-    out: list[Values] = []
-    for at in range(0, SAMPLES, CHUNK):
-        n = min(CHUNK, SAMPLES - at)
-        chosen = viewers_rng.integers(0, before.shape[1], size=(n, before.shape[1]))
-        weight = _seed_weights(seeds_rng, n, len(before))
-        top = np.take_along_axis(weight @ after, chosen, 1).mean(1)
-        out.append(top / np.maximum(np.take_along_axis(weight @ before, chosen, 1).mean(1), 1e-12))
-    return np.concatenate(out)
-
-
-def values_of(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> list[Values]:
-    """One array a seed of the metric of every viewer; cells whose ranks are not here are left out. Raises ValueError for a
-    metric other than ndcg@10 and hr@10."""
-    return list(_by_seed(results, dataset, model, metric, variant).values())
-
-
-def _by_seed(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> dict[int, Values]:
+def values_by_seed(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> dict[int, Values]:
+    """The metric of every viewer by seed; cells whose ranks are not here are left out. Raises ValueError for a metric other
+    than ndcg@10 and hr@10."""
     if metric not in ("ndcg@10", "hr@10"):
         raise ValueError(f"unknown metric {metric!r}; valid: ndcg@10, hr@10")
     out: dict[int, Values] = {}
     for cell in results.select(dataset, model, variant):
         if results.has(cell.key, cell.digest):
             ranks = torch.from_numpy(results.ranks(cell.key).astype(np.int64))
-            out[cell.seed] = (gains(ranks, 10) if metric == "ndcg@10" else hits(ranks, 10)).numpy()
+            out[cell.seed] = (gains(ranks, 10) if metric == "ndcg@10" else hits(ranks, 10)).double().numpy()
     return out
 
 
@@ -142,14 +83,15 @@ def compare_all(results: Results, baselines: Sequence[str], *, system: str = "me
     NDCG@10 and HR@10, the best baseline marked), "backbone" (plug-ins on against off), "retention" (share of HR@10 kept with
     a disturbed history, and how much more of it `system` keeps).
 
-    Ranks are not committed. A stored comparison stays where this machine lacks some of its ranks and its cells are the same as
-    then (`cells`, a hash): a run that adds one row to a fresh checkout does not drop what the file states of the others."""
+    A stored comparison stays where some of its ranks are not here and its cells are the same as then (`cells`, a hash): a run
+    that adds one row to a file without ranks does not drop what the file states of the others."""
     out: list[dict[str, Any]] = []
     for dataset in results.datasets():
         best = best_baseline(results, dataset, baselines)
-        made = _differences(results, dataset, best, system)
-        made += _backbones(results, dataset, system)
-        made += _kept(results, dataset, system)
+        means = Resamples(results, dataset, _quantities(results, dataset))
+        made = _differences(means, results.models(dataset), dataset, best, system)
+        made += _backbones(means, dataset, system)
+        made += _kept(means, results.models(dataset), dataset, system)
         for entry in made:
             entry["cells"] = _fingerprint(_involved(results, entry, system))
         out += _with_stored(results, dataset, made, system, best)
@@ -188,36 +130,45 @@ def _fingerprint(cells: Sequence[Cell]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _differences(results: Results, dataset: str, best: str | None, system: str) -> list[dict[str, Any]]:
+def _quantities(results: Results, dataset: str) -> list[Quantity]:
+    """NDCG@10 and HR@10 of every model, and HR@10 of every condition."""
+    clean = [Quantity(model, metric) for model in results.models(dataset) for metric in ("ndcg@10", "hr@10")]
+    cells = [c for c in results.cells.values() if c.dataset == dataset and c.variant]
+    return clean + sorted({Quantity(c.model, "hr@10", c.variant) for c in cells})
+
+
+def _differences(
+    means: Resamples, models: Sequence[str], dataset: str, best: str | None, system: str
+) -> list[dict[str, Any]]:
     out = []
     for metric in ("ndcg@10", "hr@10"):
-        own = values_of(results, dataset, system, metric)
-        for other in results.models(dataset):
-            theirs = values_of(results, dataset, other, metric)
-            if other != system and own and theirs:
+        own = means.of(Quantity(system, metric))
+        for other in models:
+            theirs = means.of(Quantity(other, metric))
+            if other != system and own is not None and theirs is not None:
                 names = {"kind": "difference", "dataset": dataset, "model": system, "against": other, "metric": metric}
-                out.append(names | compare(own, theirs)._asdict() | {"best_baseline": other == best})
+                out.append(names | difference(own, theirs)._asdict() | {"best_baseline": other == best})
     return out
 
 
-def _backbones(results: Results, dataset: str, system: str) -> list[dict[str, Any]]:
+def _backbones(means: Resamples, dataset: str, system: str) -> list[dict[str, Any]]:
     out = []
     for backbone in ("sasrec", "gru4rec", "bert4rec", "nextitnet"):
         on = system if backbone == "sasrec" else f"{backbone}+{system}"
         for off in (backbone, f"{backbone}+content"):
-            both = [values_of(results, dataset, model, "ndcg@10") for model in (on, off)]
-            if all(both):
+            with_it, without = (means.of(Quantity(model, "ndcg@10")) for model in (on, off))
+            if with_it is not None and without is not None:
                 names = {"kind": "backbone", "dataset": dataset, "backbone": backbone, "model": on, "against": off}
-                out.append(names | compare(*both)._asdict())
+                out.append(names | difference(with_it, without)._asdict())
     return out
 
 
-def _kept(results: Results, dataset: str, system: str) -> list[dict[str, Any]]:
+def _kept(means: Resamples, models: Sequence[str], dataset: str, system: str) -> list[dict[str, Any]]:
     out = []
-    for variant in sorted({c.variant for c in results.cells.values() if c.dataset == dataset and c.variant}):
-        own = _clean_and_disturbed(results, dataset, system, variant)
-        for model in results.models(dataset):
-            pair = _clean_and_disturbed(results, dataset, model, variant)
+    for variant in sorted({q.variant for q in means.seeds if q.variant}):
+        own = _clean_and_disturbed(means, system, variant)
+        for model in models:
+            pair = _clean_and_disturbed(means, model, variant)
             if pair is None:
                 continue
             names = {"kind": "retention", "dataset": dataset, "model": model, "variant": variant}
@@ -226,10 +177,9 @@ def _kept(results: Results, dataset: str, system: str) -> list[dict[str, Any]]:
     return out
 
 
-def _clean_and_disturbed(
-    results: Results, dataset: str, model: str, variant: str
-) -> tuple[list[Values], list[Values]] | None:
-    """HR@10 of every viewer, clean and under the condition, of the seeds that have both; None when no seed has."""
-    clean, disturbed = (_by_seed(results, dataset, model, "hr@10", v) for v in ("", variant))
-    both = [seed for seed in clean if seed in disturbed]
-    return ([clean[s] for s in both], [disturbed[s] for s in both]) if both else None
+def _clean_and_disturbed(means: Resamples, model: str, variant: str) -> tuple[Sampled, Sampled] | None:
+    """HR@10 clean and under the condition, of the seeds that have both; None when no seed has."""
+    before, after = Quantity(model, "hr@10"), Quantity(model, "hr@10", variant)
+    both = [seed for seed in means.seeds.get(before, []) if seed in means.seeds.get(after, [])]
+    clean, disturbed = means.of(before, both), means.of(after, both)
+    return None if clean is None or disturbed is None else (clean, disturbed)

@@ -15,14 +15,14 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
-from mealrec.bench.compare import compare, values_of
+from mealrec.bench.compare import values_by_seed
 from mealrec.bench.conditions import SHARES
+from mealrec.bench.intervals import Span, own_span, sampled
 from mealrec.bench.results import Results
 
 STABLE = {"svg.fonttype": "none", "svg.hashsalt": "mealrec"}  # the same figures give the same bytes
 SAMPLES = 500
 VARIANTS = ("", *(f"replace={share}" for share in SHARES))
-Span = tuple[float, float, float]
 
 
 def robustness(result: Results, dataset: str, path: Path) -> Path | None:
@@ -66,12 +66,11 @@ def span(result: Results, dataset: str, model: str, metric: str, variant: str = 
     cells = result.select(dataset, model, variant)
     if not cells:
         return None
-    values = values_of(result, dataset, model, metric, variant)
+    values = list(values_by_seed(result, dataset, model, metric, variant).values())
     if len(values) < len(cells):
         mean = float(np.mean([c.metrics["test"][metric] for c in cells]))
-        return mean, mean, mean
-    found = compare(values, [np.zeros_like(values[0])], samples=SAMPLES)
-    return found.mean, found.low, found.high
+        return Span(mean, mean, mean)
+    return own_span(sampled(values, samples=SAMPLES))
 
 
 def _save(figure: Any, legend: Any, path: Path) -> Path:

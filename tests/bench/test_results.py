@@ -33,6 +33,36 @@ def test_what_was_put_is_there_again(tmp_path: Path) -> None:
     assert again.body["commands"] == ["mealrec bench quality"] and again.body["hardware"]["cores"] >= 1
 
 
+def test_ranks_are_kept_as_deep_as_metrics_look_and_small(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    deep = np.random.default_rng(0).integers(1, 20_000, size=50_000)
+    results.put(cell(), deep)
+    found = results.ranks(cell().key)
+    assert found.dtype == np.int32 and np.array_equal(found, np.minimum(deep, 21))
+    assert (tmp_path / "r.ranks" / cell().key.file()).stat().st_size < 20_000
+
+
+def test_a_damaged_file_of_ranks_is_named(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    results.put(cell(), ranks(1))
+    (tmp_path / "r.ranks" / cell().key.file()).write_bytes(b"no archive")
+    with pytest.raises(ResultsError, match=r"sasrec--0\.npz holds no ranks"):
+        results.ranks(cell().key)
+
+
+def test_cells_made_elsewhere_come_with_their_ranks_and_replace_older_ones(tmp_path: Path) -> None:
+    here, there = Results.open(tmp_path / "here.json"), Results.open(tmp_path / "there.json")
+    here.put(cell(seed=0), ranks(9), "one")
+    there.put(cell(seed=0, digest="newer"), ranks(3), "two")
+    there.put(cell(seed=1), ranks(4), "two")
+    there.put(cell(seed=2), ranks(5), "two")
+    (tmp_path / "there.ranks" / cell(seed=2).key.file()).unlink()
+    assert here.absorb(there) == [cell(seed=2).key]
+    again = Results.open(tmp_path / "here.json")
+    assert [(c.seed, c.digest) for c in again.select("food", "sasrec")] == [(0, "newer"), (1, "d")]
+    assert again.ranks(cell(seed=0).key).tolist() == [3] and again.body["commands"] == ["one", "two"]
+
+
 def test_other_settings_make_the_cell_missing_and_replace_it(tmp_path: Path) -> None:
     results = Results.open(tmp_path / "r.json")
     results.put(cell(), ranks(1))
@@ -45,13 +75,13 @@ def test_ranks_without_a_cell_count_as_missing_and_so_does_a_cell_without_ranks(
     path = tmp_path / "r.json"
     folder = tmp_path / "r.ranks"
     folder.mkdir()
-    np.save(folder / cell().key.file(), ranks(1))  # killed between the two
+    np.savez_compressed(folder / cell().key.file(), ranks=ranks(1))  # killed between the two
     assert not Results.open(path).has(cell().key, "d")
     results = Results.open(path)
     results.put(cell(), ranks(1))
     (folder / cell().key.file()).unlink()
     assert not results.has(cell().key, "d")
-    with pytest.raises(ResultsError, match="ranks are not committed"):
+    with pytest.raises(ResultsError, match=r"sasrec--0\.npz is not here: run the cell again"):
         results.ranks(cell().key)
 
 
