@@ -24,7 +24,7 @@ class Ranking(NamedTuple):
 
 def divergence(wanted: Ranking, found: Ranking) -> Tensor:
     """Sum over rows of KL(wanted || found). Gradients reach `found` alone. Cost: four products of m x C x D; memory:
-    three blocks of scores. 0 for no rows."""
+    that of a chunk of scores. 0 for no rows."""
     if len(found.states) == 0:
         return found.states.sum() * 0 + found.vectors.sum() * 0
     out: Tensor = _Divergence.apply(wanted.states, wanted.vectors, found.states, found.vectors)  # type: ignore[no-untyped-call]
@@ -38,15 +38,16 @@ class _Divergence(torch.autograd.Function):
         grad_states = torch.empty_like(states) if of_states else None
         grad_vectors = torch.zeros_like(vectors) if of_vectors else None
         total = states.new_zeros(())
-        rows, width = chunk_rows(len(vectors) - 1, states.device, states.dtype), len(vectors) - 1
+        width = len(vectors) - 1
+        rows = chunk_rows(3 * width, states.device, states.dtype)  # of three blocks
         blocks = states.new_empty(3, min(rows, len(states)), width)
         for at in range(0, len(states), rows):
             here = slice(at, at + rows)
             own, q, p = blocks[:, : len(states[here])]
             torch.mm(wanted_states[here], wanted[1:].T, out=own)
             torch.mm(states[here], vectors[1:].T, out=q)
-            own -= torch.logsumexp(own, 1, keepdim=True)
-            q -= torch.logsumexp(q, 1, keepdim=True)
+            torch.log_softmax(own, 1, out=own)
+            torch.log_softmax(q, 1, out=q)
             torch.exp(own, out=p)
             total += torch.dot(p.reshape(-1), own.sub_(q).reshape(-1))
             q.exp_().sub_(p)

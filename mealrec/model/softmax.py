@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mealrec.model.precision import score_dtype
 
-CHUNK_BYTES = 8 << 20  # of scores held at a time on a CPU, which stay in the cache of two cores
+CHUNK_BYTES = 16 << 20  # of scores held at a time on a CPU, which stay in its cache
 CHUNK_BYTES_GPU = 1 << 29
 FULL_SOFTMAX_UP_TO = 100_000
 
