@@ -25,6 +25,7 @@ from mealrec.redaction import redact
 from mealrec.registry_cli import promotions, rollback
 from mealrec.serving.cli import serve
 from mealrec.stages import STAGES, stage_named
+from mealrec.vacuum_cli import vacuum
 
 app = typer.Typer(
     help="Micro-video recommendation as a pipeline: Spark sessions, Ray features and training, MLflow promotion.\n\n"
@@ -39,6 +40,7 @@ app.command()(profile)
 app.command()(drift)
 app.command()(rollback)
 app.command()(promotions)
+app.command()(vacuum)
 app.command()(serve)
 app.add_typer(ray, name="ray")
 

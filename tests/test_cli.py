@@ -29,6 +29,7 @@ COMMANDS = (
     "ray status",
     "ray cancel",
     "rollback",
+    "vacuum",
     "recommend",
     "report",
     "presets",

@@ -109,7 +109,10 @@ def test_vacuum_deletes_orphans_and_nothing_that_a_version_needs(lake: Lake) -> 
     lake.commit_files(QUARANTINE, [newer], provenance("d2"), mode="overwrite")
     orphan = part(lake, "stage=extract/ingest_date=2026-01-05/orphan.parquet", "future")
     assert lake.vacuum(QUARANTINE) == []  # too young: a writer may still be at work
-    assert lake.vacuum(QUARANTINE, orphan_hours=0) == [orphan]
+    assert [o.path for o in lake.vacuum(QUARANTINE, orphan_hours=0, dry_run=True)] == [orphan]  # and it is still there
+    (deleted,) = lake.vacuum(QUARANTINE, orphan_hours=0)
+    assert deleted.path == orphan and deleted.size > 0
+    assert lake.vacuum(QUARANTINE, orphan_hours=0) == []
     assert reasons(lake, 0) == ["missing_file"] and reasons(lake) == ["empty_file"]
 
 

@@ -111,7 +111,7 @@ def test_tables_are_committed_read_back_and_cleaned_up_as_in_a_folder(lake: Lake
     assert lake.committed(QUARANTINE, "test", "d3") is not None
     orphan = part(lake, "stage=extract/ingest_date=2026-01-05/orphan.parquet", "future")
     assert lake.vacuum(QUARANTINE) == []  # too young
-    assert lake.vacuum(QUARANTINE, orphan_hours=0) == [orphan]
+    assert [o.path for o in lake.vacuum(QUARANTINE, orphan_hours=0)] == [orphan]
     assert reasons(lake, 0) == ["empty_file", "missing_file"]
 
 

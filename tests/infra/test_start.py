@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from mealrec.config import RunConfig
 from tests.integration.servers import START, Stack, stack, until
 
-DEPLOYMENTS = {"nightly", "weekly-full", "backfill", "promote", "adhoc", "sweep"}
+DEPLOYMENTS = {"nightly", "weekly-full", "backfill", "promote", "adhoc", "sweep", "vacuum"}
 SCRIPTS = sorted(p.stem for p in START.glob("*.py") if p.stem != "foreground")
 
 
@@ -65,6 +65,7 @@ def test_every_deployment_is_accepted_and_the_nights_have_their_schedule_and_for
     assert {n: s for n, s in schedules.items() if s} == {
         "nightly": [("30 2 * * *", "Europe/Berlin")],
         "weekly-full": [("0 6 * * 0", "Europe/Berlin")],
+        "vacuum": [("0 14 * * 0", "Europe/Berlin")],
     }
     for name in ("nightly", "weekly-full", "backfill"):
         assert deployments[name].global_concurrency_limit.limit == 1
