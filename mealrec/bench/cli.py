@@ -43,6 +43,10 @@ def quality(
         str, typer.Option("--protocol", help="leave-one-out | temporal (sets with times).")
     ] = "leave-one-out",
     device: Annotated[str, typer.Option("--device", help="cpu, or cuda: one cell at a time on the GPU.")] = "cpu",
+    noise: Annotated[
+        float,
+        typer.Option("--train-noise", min=0.0, max=0.9, help="Share of the training interactions to replace (R3)."),
+    ] = 0.0,
 ) -> None:
     """Train and rank every (dataset, model, seed) that FILE does not hold yet, then compare mealrec with every row.
 
@@ -61,6 +65,7 @@ def quality(
         protocol=_protocol(protocol),
         jobs=1 if device != "cpu" else jobs,
         device=device,
+        noise=noise,
         command=_command(),
         say=_say,
     )

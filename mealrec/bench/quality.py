@@ -23,9 +23,10 @@ import torch
 
 from mealrec.bench.cell import Ready, complete_settings, train_cell
 from mealrec.bench.chosen import chosen
-from mealrec.bench.conditions import POORER, SHARES, corrupted, poorer
+from mealrec.bench.conditions import POORER, SHARES, TRAINED_ON, corrupted, poorer
 from mealrec.bench.diagnostics import diagnose
 from mealrec.bench.folder import open_folder
+from mealrec.bench.noisy import noisy_training
 from mealrec.bench.results import Cell, Key, Results
 from mealrec.bench.rows import ROWS, SHARED, row
 from mealrec.data.packed import Packed
@@ -61,6 +62,11 @@ class Task:
     protocol: Protocol
     device: str
     command: str
+    noise: float = 0.0  # share of the training interactions that are replaced (R3)
+
+    @property
+    def variant(self) -> str:
+        return f"{TRAINED_ON}{self.noise}" if self.noise else ""
 
 
 def run_quality(
@@ -73,10 +79,12 @@ def run_quality(
     protocol: Protocol = "leave-one-out",
     jobs: int = 1,
     device: str = "cpu",
+    noise: float = 0.0,
     command: str = "",
     say: Say = print,
 ) -> Results:
-    """Fill `out`. Rows that are only computed get one seed. Raises ValueError for an unknown model, SourceError for a folder
+    """Fill `out`. Rows that are only computed get one seed. noise: share of the training interactions that are replaced; such
+    cells stand beside the clean ones as a variant. Raises ValueError for an unknown model, SourceError for a folder
     that cannot be read, and whatever a cell raised, after the others in flight have ended."""
     for name in models:
         row(name)
@@ -86,7 +94,7 @@ def run_quality(
         # a model's seeds run side by side and models one after another, so that a warm-up is there when the next needs it
         for name in models:
             for seed in seeds[:1] if ROWS[name].kind == "counts" else seeds:
-                tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command))
+                tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command, noise))
     results = Results.open(out)
     missing = [t for t in tasks if not results.has(_key(t), digest_of(t))]
     say(f"{len(tasks)} cells, {len(tasks) - len(missing)} there already, {jobs} at a time")
@@ -119,13 +127,16 @@ def run_cell(task: Task) -> str:
         torch.set_num_threads(1)
     data = open_folder(Path(task.folder), Path(task.cache), protocol=task.protocol, say=lambda line: None)
     settings = settings_of(task)
-    warm = Path(task.cache) / "warm"
-    ready = train_cell(row(task.model), data, settings, seed=task.seed, warm=warm, device=task.device)
+    known = noisy_training(data, task.noise, CONDITION_SEED) if task.noise else data
+    warm = Path(task.cache) / "warm" / task.variant
+    ready = train_cell(row(task.model), known, settings, seed=task.seed, warm=warm, device=task.device)
+    if task.noise:  # judged by what the viewers really watched
+        ready = replace(ready, data=data)
     history = int(settings.get("max_history", SHARED["max_history"]))
     results = Results.open(Path(task.out))
     test = rank_targets(ready.scorer, ready.data, "test", max_history=history, device=task.device)
     cell = _cell(task, settings, ready, test, data, history)
-    if task.model in ROBUST:
+    if task.model in ROBUST and not task.noise:
         for variant, ranked in _under_conditions(ready, history, task.device):
             results.put(_variant(cell, variant, ranked, data), ranked.rank.astype(np.int32))
     results.put(cell, test.rank.astype(np.int32), task.command)
@@ -150,7 +161,8 @@ def settings_of(task: Task) -> dict[str, Any]:
 
 def digest_of(task: Task) -> str:
     """Of everything that decides a cell's figures besides the code."""
-    text = json.dumps([name_of(task.folder), task.model, task.seed, task.protocol, settings_of(task)], sort_keys=True)
+    facts = [name_of(task.folder), task.model, task.seed, task.protocol, settings_of(task)]
+    text = json.dumps([*facts, task.noise] if task.noise else facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -173,7 +185,7 @@ def _cell(task: Task, settings: dict[str, Any], ready: Ready, test: Ranked, data
         dataset=name_of(task.folder),
         model=task.model,
         seed=task.seed,
-        variant="",
+        variant=task.variant,
         protocol=task.protocol,
         settings=settings,
         digest=digest_of(task),
@@ -219,4 +231,4 @@ def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str
 
 
 def _key(task: Task) -> Key:
-    return Key(name_of(task.folder), task.model, task.seed, "")
+    return Key(name_of(task.folder), task.model, task.seed, task.variant)

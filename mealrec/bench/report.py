@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mealrec.bench.conditions import POORER, SHARES
+from mealrec.bench.conditions import POORER, SHARES, TRAINED_ON
 from mealrec.bench.results import Cell, Results, ResultsError
 from mealrec.bench.rows import ROWS
 
@@ -22,8 +22,8 @@ HEAD = (
 
 def tables(results: Sequence[Results]) -> dict[str, str]:
     """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET,
-    robustness-DATASET and content-DATASET, each where there are cells for it. Raises ResultsError for a dataset that is in
-    two files."""
+    robustness-DATASET, content-DATASET and noisy-DATASET, each where there are cells for it. Raises ResultsError for a
+    dataset that is in two files."""
     out: dict[str, str] = {}
     for result in results:
         for dataset in result.datasets():
@@ -49,6 +49,9 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
             poor = [m for m in robust if result.select(dataset, m, "{}={}".format(*POORER[0]))]
             if poor:
                 out[f"content-{dataset}"] = _poorer_content(result, dataset, poor)
+            noises = sorted({c.variant for c in result.cells.values() if c.dataset == dataset and is_noisy(c)})
+            if noises:
+                out[f"noisy-{dataset}"] = _noisy_training(result, dataset, models, noises)
     return out
 
 
@@ -142,6 +145,38 @@ def _poorer_content(result: Results, dataset: str, models: Sequence[str]) -> str
         cells = [result.select(dataset, model), *(result.select(dataset, model, f"{k}={v}") for k, v in POORER)]
         figures = [f"{fmean(_test(c, 'hr@10')):.4f}" if c else "" for c in cells]
         lines.append("| " + " | ".join([model, *figures]) + " |")
+    return "\n".join(lines)
+
+
+def is_noisy(cell: Cell) -> bool:
+    """Whether it was trained on interactions of which a share was replaced."""
+    return cell.variant.startswith(TRAINED_ON)
+
+
+def _noisy_training(result: Results, dataset: str, models: Sequence[str], noises: Sequence[str]) -> str:
+    """HR@10 after training on interactions of which a share was replaced (R3)."""
+    lines = [
+        "| model | replaced in training | HR@10, trained as it was | HR@10 | NDCG@10 | seeds | kept | mealrec keeps more by |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
+    ]
+    for model in models:
+        for noise in noises:
+            cells = result.select(dataset, model, noise)
+            if not cells:
+                continue
+            clean = [c for c in result.select(dataset, model) if c.seed in {n.seed for n in cells}]
+            found = _compared(result, "retention", dataset, model=model, variant=noise)
+            more = found[0]["system_keeps_more"] if found else None
+            columns = [
+                model,
+                f"{float(noise.removeprefix(TRAINED_ON)):.0%}",
+                _spread(_test(clean, "hr@10")) if clean else "",
+                *(_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10")),
+                str(len(cells)),
+                _range(found[0], ".3f") if found else "",
+                _range(more, "+.3f") if more else "",
+            ]
+            lines.append("| " + " | ".join(columns) + " |")
     return "\n".join(lines)
 
 
