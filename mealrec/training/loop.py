@@ -18,14 +18,12 @@ from torch import Tensor, nn
 
 from mealrec.data.batches import Batch, Windows, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
-from mealrec.evaluation.metrics import gains
-from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
 from mealrec.model.precision import matmul
 from mealrec.training.average import decay_at, follow
 from mealrec.training.candidates import Candidates, everything, sampled
-from mealrec.training.facts import catalogue_facts, negatives, plain_vectors
+from mealrec.training.facts import catalogue_facts, negatives
 from mealrec.training.optimiser import clipped, optimiser
 from mealrec.training.peers import Peers
 from mealrec.training.progress import STAGES, Progress
@@ -36,14 +34,12 @@ from mealrec.training.step import (
     Inputs,
     Losses,
     LossWeights,
-    catalogue_vectors,
     distinct,
     joint_loss,
     warmup_loss,
 )
 from mealrec.training.streams import mix
-
-GATE_METRIC_K = 10
+from mealrec.training.validation import validate
 
 # what the world outside wants now: nothing; a checkpoint, as a worker may soon be gone; a checkpoint and the end
 Notice = Literal["none", "save", "stop"]
@@ -147,7 +143,14 @@ class Trainer:
             return False
         progress.step, progress.losses, state.pooled = 0, {}, None
         served = state.teacher if self.config.average else state.model
-        metrics = self._validate(served, plain=progress.stage == "warmup")
+        metrics = validate(
+            served,
+            self.data,
+            self.facts if progress.stage == "warmup" else self._refresh(served),
+            self.peers,
+            most=self.config.validation_viewers,
+            device=self.device,
+        )
         progress.epoch += 1
         progress.total_epochs += 1
         if metrics["ndcg@10"] > progress.best:
@@ -267,32 +270,6 @@ class Trainer:
         pooled = torch.zeros(n + 1, model.settings.width, device=self.device)
         pooled[start:end] = describe_range(model, self.data.content.gather, start, end).pooled
         return dataclasses.replace(self.facts, pooled=peers.total(pooled))
-
-    @torch.no_grad()
-    def _validate(self, model: MealRec, *, plain: bool) -> dict[str, float]:
-        model.eval()
-        if plain:
-            scorer = plain_scorer(model, plain_vectors(model, self.facts))
-        else:
-            everything = torch.arange(self.data.items + 1, device=self.device)
-            _, vectors = catalogue_vectors(model, self._refresh(model), everything)
-            scorer = model_scorer(model, self.data.content.gather, vectors)
-        ranked = rank_targets(
-            scorer,
-            self.data,
-            "valid",
-            max_history=model.settings.max_history,
-            rank=self.peers.rank,
-            world=self.peers.world,
-            most=self.config.validation_viewers,
-            device=self.device,
-        )
-        # how often each rank came, not sums of gains: whole numbers add up alike however many workers share the viewers
-        ranks = torch.from_numpy(ranked.rank).clamp(max=GATE_METRIC_K + 1)
-        counts = self.peers.total(torch.bincount(ranks, minlength=GATE_METRIC_K + 2))
-        viewers, among = max(int(counts.sum()), 1), counts[1:-1]
-        gained = float((among * gains(torch.arange(1, GATE_METRIC_K + 1), GATE_METRIC_K)).sum())
-        return {"hr@10": int(among.sum()) / viewers, "ndcg@10": gained / viewers}
 
 
 def _copy_of(model: MealRec) -> dict[str, Tensor]:

@@ -1,0 +1,47 @@
+"""The number that training stops by: validation HR@10 and NDCG@10 over the whole catalogue, exact for any number of workers."""
+
+from __future__ import annotations
+
+import torch
+
+from mealrec.data.packed import Packed
+from mealrec.evaluation.metrics import gains
+from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
+from mealrec.model.mealrec import MealRec
+from mealrec.training.facts import plain_vectors
+from mealrec.training.peers import Peers
+from mealrec.training.step import Catalogue, catalogue_vectors
+
+K = 10
+
+
+@torch.no_grad()
+def validate(
+    model: MealRec, data: Packed, catalogue: Catalogue, peers: Peers, *, most: int, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """HR@10 and NDCG@10 of the validation targets of at most `most` viewers, evenly spaced, each worker ranking its part.
+
+    catalogue: with item-mode tokens for the whole model, without (`pooled` None) for the warm-up's, which has no TCD."""
+    model.eval()
+    if catalogue.pooled is None:
+        scorer = plain_scorer(model, plain_vectors(model, catalogue))
+    else:
+        everything = torch.arange(data.items + 1, device=device)
+        scorer = model_scorer(model, data.content.gather, catalogue_vectors(model, catalogue, everything)[1])
+    ranked = rank_targets(
+        scorer,
+        data,
+        "valid",
+        max_history=model.settings.max_history,
+        rank=peers.rank,
+        world=peers.world,
+        most=most,
+        device=device,
+    )
+    # how often each rank came, not sums of gains: whole numbers add up alike however many workers share the viewers
+    counts = peers.total(torch.bincount(torch.from_numpy(ranked.rank).clamp(max=K + 1), minlength=K + 2))
+    viewers, among = max(int(counts.sum()), 1), counts[1:-1]
+    return {
+        "hr@10": int(among.sum()) / viewers,
+        "ndcg@10": float((among * gains(torch.arange(1, K + 1), K)).sum()) / viewers,
+    }
