@@ -189,6 +189,32 @@ def measure_in_folder(size: Size) -> dict[str, Any]:
         return measure(Path(folder), size)
 
 
+def table(sizes: dict[str, dict[str, Any]]) -> str:
+    """Markdown, a row a size. An epoch is its steps at the measured seconds a step and one refresh."""
+    lines = [
+        "| videos | viewers | frames | width | loss over | warm-up step | joint step | warm-up epoch | joint epoch | refresh "
+        "| ranked viewers/s | checkpoint | features | peak memory |",
+        "|" + "---:|" * 14,
+    ]
+    for size in sizes.values():
+        epochs = [size["steps_an_epoch"] * size[f"{stage}_step_s"] for stage in ("warmup", "joint")]
+        columns = [
+            f"{size['videos']:,}",
+            f"{size['viewers']:,}",
+            f"{size['frames']}",
+            f"{size['width']}",
+            "all" if size["softmax"] == "whole" else size["softmax"],
+            *(f"{size[f'{stage}_step_s']:.2f} s" for stage in ("warmup", "joint")),
+            f"{epochs[0] / 60:.1f} min",
+            f"{(epochs[1] + size['refresh_s']) / 60:.1f} min",
+            f"{size['refresh_s']:.1f} s",
+            f"{size['ranked_viewers_a_s']:,.0f}",
+            *(f"{size[f'{what}_gib']:.2f} GiB" for what in ("checkpoint", "features", "peak")),
+        ]
+        lines.append("| " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES), help="default: all")
@@ -211,7 +237,8 @@ def main() -> int:
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         arguments.out.write_text(json.dumps(held, indent=1) + "\n")
-        print(name, json.dumps(held["sizes"][name]))
+        print(name, json.dumps(held["sizes"][name]), file=sys.stderr, flush=True)
+    print(table(held["sizes"]))
     return 0
 
 
