@@ -196,7 +196,7 @@ def table(sizes: dict[str, dict[str, Any]]) -> str:
         "| ranked viewers/s | checkpoint | features | peak memory |",
         "|" + "---:|" * 14,
     ]
-    for size in sizes.values():
+    for size in sorted(sizes.values(), key=lambda size: (size["videos"], size["frames"], size["width"])):
         epochs = [size["steps_an_epoch"] * size[f"{stage}_step_s"] for stage in ("warmup", "joint")]
         columns = [
             f"{size['videos']:,}",

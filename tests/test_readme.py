@@ -56,6 +56,15 @@ def test_the_tables_are_those_of_the_committed_results() -> None:
     assert update(README, made, "README.md") == README, "run: mealrec bench report ... --readme README.md"
 
 
+def test_the_table_of_sizes_is_that_of_the_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scale = importlib.import_module("scale")
+    found = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())
+    assert set(found["sizes"]) == set(scale.SIZES) and f"`{found['command']}`" in README
+    assert f"<!-- scale -->\n{scale.table(found['sizes'])}\n<!-- /scale -->" in README
+    assert max(size["peak_gib"] for size in found["sizes"].values()) < 20
+
+
 def test_the_load_on_the_endpoint_is_that_of_the_committed_result() -> None:
     found = json.loads((ROOT / "benchmarks" / "results" / "serving.json").read_text())
     statuses, events, latency = found["by_status"], found["events"], found["latency_ms"]
