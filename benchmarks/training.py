@@ -3,9 +3,10 @@
     MEALREC_DATA=./data python benchmarks/training.py --dataset bili_food --until-best
     MEALREC_DATA=./data python benchmarks/training.py --dataset microlens50k
 
-Same data, width 64, two layers, histories of up to 50, as many target positions a step (2,048, RecBole's own), two threads,
-float32. Each case is a process of its own; ours runs before and after RecBole, and the ratio is of the slower one. RecBole's
-environment is made by `make peers`; without it ours stands there alone. Ends with a line `ratio X`.
+Same data, width 64, two layers, histories of up to 50, as many target positions a step (2,048, RecBole's own), two threads;
+each as it trains by default: RecBole in float32, ours with train.matmul=medium (the softmax's scores are in bfloat16 on a CPU
+that multiplies it). Each case is a process of its own; ours runs before and after RecBole, and the ratio is of the slower one.
+RecBole's environment is made by `make peers`; without it ours stands there alone. Ends with a line `ratio X`.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class TrainConfig(Settings):
         100_000, ge=1, description="viewers ranked after each epoch, evenly spaced where there are more"
     )
     matmul: Matmul = Field(
-        "medium", description="float32 products in training: highest; high, medium: where a unit for them is there"
+        "medium",
+        description="float32 products in training: highest; high, medium: less exact where the hardware has units for it",
     )
     checkpoint_steps: int = Field(500, ge=0, description="steps of an epoch between checkpoints; 0: at its end alone")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
