@@ -10,7 +10,7 @@ No clock, no lease, no heartbeat: a stopped process may sleep for a week. Cost: 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ CLAIMS = "_claims"
 SCHEMA = pa.schema([("stage", pa.string())])
 TRIES = 20
 STAGE_KEY, NUMBER_KEY, RUN_KEY = "mealrec.claimed_stage", "mealrec.claim", "mealrec.run_id"
+TABLES_KEY = "mealrec.claimed_tables"  # to be committed, comma separated
 
 
 class Overtaken(RuntimeError):
@@ -49,7 +50,17 @@ class Claim:
         return Transaction(self.stage, self.number)
 
 
-def take(root: str, stage: str, run_id: str) -> int:
+@dataclass(frozen=True)
+class Newest:
+    """The newest claim of a stage, and the tables that it was taken for."""
+
+    stage: str
+    number: int
+    run_id: str
+    tables: tuple[str, ...]
+
+
+def take(root: str, stage: str, run_id: str, tables: Sequence[str] = ()) -> int:
     """Count the stage's claims up by one; two runs at the same moment get different numbers."""
     uri = f"{root}/{CLAIMS}"
     for _ in range(TRIES):
@@ -59,7 +70,12 @@ def take(root: str, stage: str, run_id: str) -> int:
             # without it a second one that makes the table would be committed as its next version
             max_commit_retries=0 if held is None else None,
             app_transactions=[Transaction(stage, number)],
-            custom_metadata={STAGE_KEY: stage, NUMBER_KEY: str(number), RUN_KEY: run_id},
+            custom_metadata={
+                STAGE_KEY: stage,
+                NUMBER_KEY: str(number),
+                RUN_KEY: run_id,
+                TABLES_KEY: ",".join(tables),
+            },
         )
         try:
             if held is None:
@@ -90,6 +106,17 @@ def check(root: str, claim: Claim) -> None:
             f"stage {claim.stage!r} was taken over by a newer run{_who(claims, claim.stage, newest)} (claim {newest}, "
             f"this one holds {claim.number}): nothing is committed. The newer run's result stands"
         )
+
+
+def newest(root: str) -> list[Newest]:
+    """Of every stage that ever claimed. Cost: one read of the claims' log."""
+    uri, found = f"{root}/{CLAIMS}", dict[str, Newest]()
+    for entry in DeltaTable(uri).history() if DeltaTable.is_deltatable(uri) else ():
+        stage, number = entry.get(STAGE_KEY), int(entry.get(NUMBER_KEY, 0))
+        if stage is not None and (stage not in found or number > found[stage].number):
+            tables = tuple(name for name in entry.get(TABLES_KEY, "").split(",") if name)
+            found[stage] = Newest(stage, number, entry.get(RUN_KEY, ""), tables)
+    return list(found.values())
 
 
 def check_base(table: DeltaTable, name: str, claim: Claim) -> None:

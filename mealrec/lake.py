@@ -42,6 +42,10 @@ class Orphan(NamedTuple):
     size: int  # bytes
 
 
+class Unfinished(RuntimeError):
+    """A stage may still need files of the table that no version refers to."""
+
+
 class LostRace(RuntimeError):
     """Somebody else committed to the table after it was read: what was decided from it has to be decided again."""
 
@@ -187,7 +191,7 @@ class Lake:
     def claim(self, stage: str, run_id: str, *tables: str) -> Claim:
         """The right to commit `stage`, to `tables`, until a newer run claims it. Take it before inputs are pinned."""
         with full_disk.named(f"{self.root}/{claims.CLAIMS}"):
-            number = claims.take(self.root, stage, run_id)
+            number = claims.take(self.root, stage, run_id, tables)
         held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in tables}
         return Claim(stage, number, held)
 
@@ -305,9 +309,16 @@ class Lake:
         return self.append_at(table, 0, rows, provenance)
 
     def vacuum(self, table: str, *, orphan_hours: float = 24.0, dry_run: bool = False) -> list[Orphan]:
-        """Delete the files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`,
-        which must be longer than a stage runs before it commits. What was deleted, or with `dry_run` would be. Every version
-        stays readable. Cost: a listing, and a reading of the log for each version."""
+        """Delete the files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`. What
+        was deleted, or with `dry_run` would be. Every version stays readable. Cost: a listing, and a reading of the log for
+        each version.
+
+        Raises Unfinished where a stage has claimed the table and not committed: it is at work, or was killed and goes on with
+        what it had finished when it is run again."""
+        for claim in claims.newest(self.root):
+            if table in claim.tables and self._is_open(claim):
+                who = f"stage {claim.stage!r} (run {claim.run_id or 'by hand'})"
+                raise Unfinished(f"{table}: {who} has not committed, it may be at work or go on with its files")
         known = {path for version in self._versions(table) for path in self.files(table, version)}
         filesystem, root = self.filesystem(table)
         deleted = []
@@ -319,6 +330,10 @@ class Lake:
                     filesystem.delete_file(info.path)
                 deleted.append(Orphan(path, info.size))
         return deleted
+
+    def _is_open(self, claim: claims.Newest) -> bool:
+        committed = [self.at(t).transaction_version(claim.stage) for t in claim.tables if self.exists(t)]
+        return claim.number > max((number for number in committed if number is not None), default=0)
 
     def _versions(self, table: str) -> range:
         newest = self.version(table)

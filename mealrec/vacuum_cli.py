@@ -16,14 +16,14 @@ def vacuum(
     lake: LakeDir = None,
     work: Work = None,
     settings: Settings = None,
-    older_than: Annotated[
-        float, typer.Option("--older-than", help="Hours; longer than your longest stage runs before it commits.")
-    ] = 168.0,
+    older_than: Annotated[float, typer.Option("--older-than", min=1.0, help="Hours since a file was written.")] = 168.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Delete the lake's files that no version of a table refers to: killed or failed stages left them. Every version stays.
+
+    A table is left alone while a stage that writes it has not committed: it may be at work, or go on with what is there.
 
     Example: mealrec vacuum --preset demo --dry-run
     """

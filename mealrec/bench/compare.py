@@ -31,7 +31,8 @@ class Quantity(NamedTuple):
 
 
 class Resamples:
-    """Every quantity of a dataset, all of them over the same resampled viewers, made in one pass over the draws."""
+    """Every quantity of a dataset, all of them over the same resampled viewers, made in one pass over the draws. Memory: twice
+    8 bytes a viewer, seed and quantity (120 MB for 50,000 viewers and 150 of them)."""
 
     def __init__(self, results: Results, dataset: str, wanted: Iterable[Quantity]) -> None:
         self.seeds: dict[Quantity, list[int]] = {}
@@ -48,11 +49,9 @@ class Resamples:
     def of(self, quantity: Quantity, seeds: Sequence[int] | None = None) -> Sampled | None:
         """None where no cell of it has its ranks here. seeds: all, unless told."""
         chosen = [self._at[quantity, s] for s in (self.seeds.get(quantity, []) if seeds is None else seeds)]
-        return (
-            Sampled(self._all.means[chosen], self._all.resampled[:, chosen])
-            if self._all is not None and chosen
-            else None
-        )
+        if self._all is None or not chosen:
+            return None
+        return Sampled(self._all.means[chosen], self._all.resampled[:, chosen])
 
 
 def values_by_seed(results: Results, dataset: str, model: str, metric: str, variant: str = "") -> dict[int, Values]:

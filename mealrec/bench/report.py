@@ -49,7 +49,7 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
             poor = [m for m in robust if result.select(dataset, m, "{}={}".format(*POORER[0]))]
             if poor:
                 out[f"content-{dataset}"] = _poorer_content(result, dataset, poor)
-            noises = sorted({c.variant for c in result.cells.values() if c.dataset == dataset and is_noisy(c)})
+            noises = sorted({c.variant for c in result.cells.values() if c.dataset == dataset and _is_noisy(c)})
             if noises:
                 out[f"noisy-{dataset}"] = _noisy_training(result, dataset, models, noises)
     return out
@@ -148,7 +148,7 @@ def _poorer_content(result: Results, dataset: str, models: Sequence[str]) -> str
     return "\n".join(lines)
 
 
-def is_noisy(cell: Cell) -> bool:
+def _is_noisy(cell: Cell) -> bool:
     """Whether it was trained on interactions of which a share was replaced."""
     return cell.variant.startswith(TRAINED_ON)
 

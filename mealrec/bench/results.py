@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -115,18 +115,11 @@ class Results:
         return found.astype(np.int32)
 
     def put(self, cell: Cell, ranks: Ranks, command: str = "") -> None:
-        """Write the ranks, then the file by rename: a kill between the two leaves a cell that counts as missing. A cell that
-        is replaced leaves the file first, so that its figures never stand beside the new ranks."""
-        folder = self._ranks_file(cell.key).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write the ranks, then the file by rename: a kill between the two leaves a cell that counts as missing."""
         with self._locked():
             self._refresh()
-            if self.cells.pop(cell.key, None) is not None:
-                self._write()
-            temporary = folder / f"{cell.key.file()}.{os.getpid()}.tmp"
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, ranks=np.minimum(ranks, DEPTH + 1).astype(np.uint8))
-            temporary.replace(self._ranks_file(cell.key))
+            self._drop([cell.key])
+            self._keep(cell.key, ranks)
             self.cells[cell.key] = cell
             if command and command not in self.body["commands"]:
                 self.body["commands"].append(command)
@@ -134,21 +127,32 @@ class Results:
             self._write()
 
     def absorb(self, other: Results) -> list[Key]:
-        """Take over the cells of another file that have their ranks, replacing this file's. The keys of those left out, which
-        have none."""
-        without = [key for key, cell in other.cells.items() if not other.has(key, cell.digest)]
-        for key in sorted(set(other.cells) - set(without)):
-            self.put(other.cells[key], other.ranks(key))
-        for command in other.body["commands"]:
-            self._note(command)
-        return without
-
-    def _note(self, command: str) -> None:
+        """Take over the cells of another file that have their ranks, replacing this file's, with its commands and hardware. The
+        keys of those left out, which have none."""
+        taken = {key: cell for key, cell in other.cells.items() if other.has(key, cell.digest)}
         with self._locked():
             self._refresh()
-            if command not in self.body["commands"]:
-                self.body["commands"].append(command)
-                self._write()
+            self._drop(taken)
+            for key in taken:
+                self._keep(key, other.ranks(key))
+            self.cells |= taken
+            self.body["commands"] += [c for c in other.body["commands"] if c not in self.body["commands"]]
+            self.body["hardware"] = other.body["hardware"]
+            self._write()
+        return sorted(set(other.cells) - set(taken))
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        """Cells that are replaced leave the file first, so that their figures never stand beside the new ranks."""
+        if [self.cells.pop(key) for key in keys if key in self.cells]:
+            self._write()
+
+    def _keep(self, key: Key, ranks: Ranks) -> None:
+        path = self._ranks_file(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, ranks=np.minimum(ranks, DEPTH + 1).astype(np.uint8))
+        temporary.replace(path)
 
     def set_comparisons(self, comparisons: list[dict[str, Any]]) -> None:
         """Replace what was compared."""

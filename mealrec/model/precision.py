@@ -26,11 +26,13 @@ def matmul(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def score_dtype(device: torch.device) -> torch.dtype:
-    """What a loss makes its scores in: bfloat16 where the precision of this moment allows it ("medium") and the CPU multiplies
-    it natively, float32 elsewhere. The products of a softmax take a third of the time then (benchmarks/LOG.md)."""
-    is_allowed = device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
-    return torch.bfloat16 if is_allowed and multiplies_bfloat16() else torch.float32
+def score_dtype(states: torch.Tensor) -> torch.dtype:
+    """What a loss makes its scores of `states` in: bfloat16 for float32 on a CPU that multiplies it natively, where the
+    precision of this moment allows it ("medium"); the states' own elsewhere. The products of a softmax take some half of the
+    time then (benchmarks/LOG.md)."""
+    is_allowed = states.device.type == "cpu" and torch.get_float32_matmul_precision() == "medium"
+    is_rounded = is_allowed and states.dtype == torch.float32 and multiplies_bfloat16()
+    return torch.bfloat16 if is_rounded else states.dtype
 
 
 @cache

@@ -66,7 +66,8 @@ def next_item_loss(
 def full_loss(states: Tensor, table: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """Softmax over every row of table [N + 1, D] but row 0. Cost: three products of m x N x D, and none in the backward pass;
     memory: CHUNK_BYTES, or the scores of one row where the catalogue alone is larger, and a gradient as large as table. 0
-    for no rows. A probability below float32's smallest counts as that (a loss of 87); gradients are exact."""
+    for no rows. A probability below float32's smallest counts as that (a loss of 87); gradients are as exact as the scores
+    (`score_dtype`)."""
     if len(target) == 0:
         return states.sum() * 0 + table.sum() * 0
     loss: Tensor = _FullSoftmax.apply(states / temperature, table, target)  # type: ignore[no-untyped-call]
@@ -97,7 +98,7 @@ class _FullSoftmax(torch.autograd.Function):
         grad_states = torch.zeros_like(states) if of_states else None
         grad_table = torch.zeros_like(table) if of_table else None
         loss = states.new_zeros(())
-        dtype = score_dtype(states.device)
+        dtype = score_dtype(states)
         rows = chunk_rows(len(table) - 1, states.device, dtype)
         scores = states.new_empty(min(rows, len(target)), len(table) - 1, dtype=dtype)
         queries, candidates = states.to(dtype), table[1:].to(dtype)
@@ -129,7 +130,7 @@ class _FullSoftmax(torch.autograd.Function):
         )
 
 
-def chunk_rows(items: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+def chunk_rows(items: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows whose scores against `items` candidates are held at a time."""
     held = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES_GPU
     return max(held // dtype.itemsize // max(items, 1), 1)
@@ -144,12 +145,12 @@ def _chunk(
     grad_candidates: Tensor | None,
 ) -> Tensor:
     """Loss of some rows; `scores` is their workspace, of the same dtype as states [m, D] and candidates [N, D]. Adds the
-    expected candidate to grad_states and the rows' part to grad_candidates, both float32; what the targets themselves subtract
-    is left to the caller."""
+    expected candidate to grad_states and the rows' part to grad_candidates, which may be of a higher precision; what the
+    targets themselves subtract is left to the caller."""
     scores = scores[: len(states)]
     torch.mm(states, candidates.T, out=scores)
     torch.softmax(scores, 1, out=scores)
-    own = scores.gather(1, target[:, None]).float()
+    own = scores.gather(1, target[:, None]).to(torch.promote_types(scores.dtype, torch.float32))
     if grad_states is not None:
         _add_product(grad_states, scores, candidates)
     if grad_candidates is not None:

@@ -57,10 +57,12 @@ def test_cells_made_elsewhere_come_with_their_ranks_and_replace_older_ones(tmp_p
     there.put(cell(seed=1), ranks(4), "two")
     there.put(cell(seed=2), ranks(5), "two")
     (tmp_path / "there.ranks" / cell(seed=2).key.file()).unlink()
+    there.body["hardware"] = {"cpu": "another machine's"}
     assert here.absorb(there) == [cell(seed=2).key]
     again = Results.open(tmp_path / "here.json")
     assert [(c.seed, c.digest) for c in again.select("food", "sasrec")] == [(0, "newer"), (1, "d")]
     assert again.ranks(cell(seed=0).key).tolist() == [3] and again.body["commands"] == ["one", "two"]
+    assert again.body["hardware"] == {"cpu": "another machine's"}
 
 
 def test_other_settings_make_the_cell_missing_and_replace_it(tmp_path: Path) -> None:

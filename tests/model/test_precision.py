@@ -46,20 +46,21 @@ def test_a_kernel_that_rounds_to_bfloat16_is_found_out(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("allowed", "native", "device", "wanted"),
+    ("allowed", "native", "given", "wanted"),
     [
-        ("medium", True, "cpu", torch.bfloat16),
-        ("high", True, "cpu", torch.float32),
-        ("medium", False, "cpu", torch.float32),
-        ("medium", True, "cuda", torch.float32),
+        ("medium", True, torch.float32, torch.bfloat16),
+        ("high", True, torch.float32, torch.float32),
+        ("medium", False, torch.float32, torch.float32),
+        ("medium", True, torch.float64, torch.float64),
     ],
 )
 def test_scores_are_rounded_only_where_that_is_allowed_and_native(
-    monkeypatch: pytest.MonkeyPatch, allowed: str, native: bool, device: str, wanted: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, allowed: str, native: bool, given: torch.dtype, wanted: torch.dtype
 ) -> None:
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: native)
     with matmul(allowed):
-        assert precision.score_dtype(torch.device(device)) == wanted
+        assert precision.score_dtype(torch.zeros(2, dtype=given)) == wanted
+        assert precision.score_dtype(torch.zeros(2, dtype=given, device="meta")) == given  # another device
 
 
 def test_an_instruction_for_bfloat16_is_found_among_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,13 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole(monkeypatch: pytest
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_gradients_of_float64_are_float64s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(softmax, "CHUNK_BYTES", 8 * 3 * 40)
+    states, table, target = case()
+    given = states.detach().double().requires_grad_(), table.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s, t: full_loss(s, t, target), given)
+
+
 def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

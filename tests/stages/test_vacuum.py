@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,9 @@ from typer.testing import CliRunner
 from flows.vacuum import vacuum as weekly
 from mealrec.cli import app
 from mealrec.config import RunConfig
-from mealrec.lake import Lake
+from mealrec.lake import Lake, Unfinished
 from mealrec.presets import preset
-from mealrec.schema import QUARANTINE
+from mealrec.schema import INTERACTIONS, ITEMS, QUARANTINE
 from mealrec.stages.vacuum import vacuum
 from tests.test_lake import part, provenance
 
@@ -56,6 +57,23 @@ def test_once_a_week_the_flow_does_the_same(lake: Lake, tmp_path: Path) -> None:
     assert left(lake) == ["kept", "young"]
 
 
-def test_what_a_running_stage_may_be_about_to_commit_is_not_up_for_deletion(lake: Lake) -> None:
-    with pytest.raises(ValueError, match="at least 1, and longer than the longest stage"):
-        vacuum(lake, orphan_hours=0.5)
+def test_what_a_stage_has_not_committed_yet_stays_however_old_it_is(lake: Lake) -> None:
+    lake.claim("train", "r0")  # commits no table: nobody waits for it
+    claim = lake.claim("extract", "r1", QUARANTINE)
+    assert vacuum(lake, orphan_hours=24) == {} and left(lake) == ["kept", "old", "young"]
+    with pytest.raises(Unfinished, match=r"quarantine: stage 'extract' \(run r1\) has not committed"):
+        lake.vacuum(QUARANTINE, orphan_hours=0)
+    mine = part(lake, f"{WHERE}/mine.parquet", "future")
+    lake.commit_files(QUARANTINE, [mine], replace(provenance("d2", "extract"), claim=claim), mode="append")
+    lake.claim("sessionize", "r2", INTERACTIONS, ITEMS)  # of other tables
+    assert [o.path for o in vacuum(lake, orphan_hours=24)[QUARANTINE]] == [f"{WHERE}/old.parquet"]
+    assert left(lake) == ["kept", "mine", "young"]
+    lake.claim("extract", "r3", QUARANTINE)
+    assert vacuum(lake, orphan_hours=1) == {}
+
+
+def test_a_wrong_lake_or_a_minute_is_a_mistake(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be at least 1"):
+        vacuum(lake, orphan_hours=0.1)
+    with pytest.raises(ValueError, match="elsewhere' holds no table"):
+        vacuum(Lake(str(tmp_path / "elsewhere")), orphan_hours=24)
