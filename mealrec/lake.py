@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,17 +33,6 @@ from mealrec.schema import PARTITIONS, SCHEMAS
 DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
-
-
-class Orphan(NamedTuple):
-    """A file in a table's folder that belongs to no version of it."""
-
-    path: str
-    size: int  # bytes
-
-
-class Unfinished(RuntimeError):
-    """A stage may still need files of the table that no version refers to."""
 
 
 class LostRace(RuntimeError):
@@ -307,37 +296,6 @@ class Lake:
                 self.uri(table), SCHEMAS[table], mode="ignore", partition_by=list(PARTITIONS[table]) or None
             )
         return self.append_at(table, 0, rows, provenance)
-
-    def vacuum(self, table: str, *, orphan_hours: float = 24.0, dry_run: bool = False) -> list[Orphan]:
-        """Delete the files that no version of the table refers to (left by a killed stage) once older than `orphan_hours`. What
-        was deleted, or with `dry_run` would be. Every version stays readable. Cost: a listing, and a reading of the log for
-        each version.
-
-        Raises Unfinished where a stage has claimed the table and not committed: it is at work, or was killed and goes on with
-        what it had finished when it is run again."""
-        for claim in claims.newest(self.root):
-            if table in claim.tables and self._is_open(claim):
-                who = f"stage {claim.stage!r} (run {claim.run_id or 'by hand'})"
-                raise Unfinished(f"{table}: {who} has not committed, it may be at work or go on with its files")
-        known = {path for version in self._versions(table) for path in self.files(table, version)}
-        filesystem, root = self.filesystem(table)
-        deleted = []
-        for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
-            path = info.path.removeprefix(root).lstrip("/")
-            is_orphan = info.type == pafs.FileType.File and not path.startswith("_delta_log") and path not in known
-            if is_orphan and info.mtime_ns is not None and time.time() - info.mtime_ns / 1e9 >= orphan_hours * 3600:
-                if not dry_run:
-                    filesystem.delete_file(info.path)
-                deleted.append(Orphan(path, info.size))
-        return deleted
-
-    def _is_open(self, claim: claims.Newest) -> bool:
-        committed = [self.at(t).transaction_version(claim.stage) for t in claim.tables if self.exists(t)]
-        return claim.number > max((number for number in committed if number is not None), default=0)
-
-    def _versions(self, table: str) -> range:
-        newest = self.version(table)
-        return range(0 if newest is None else newest + 1)
 
     def _add_action(self, table: str, path: str) -> AddAction:
         filesystem, root = self.filesystem(table)

@@ -102,20 +102,6 @@ def test_small_tables_are_written_and_replaced_from_the_driver(lake: Lake) -> No
     assert lake.read(ITEMS, 0).num_rows == 2
 
 
-def test_vacuum_deletes_orphans_and_nothing_that_a_version_needs(lake: Lake) -> None:
-    kept = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
-    lake.commit_files(QUARANTINE, [kept], provenance("d1"), mode="overwrite")
-    newer = part(lake, "stage=extract/ingest_date=2026-01-05/b.parquet", "empty_file")
-    lake.commit_files(QUARANTINE, [newer], provenance("d2"), mode="overwrite")
-    orphan = part(lake, "stage=extract/ingest_date=2026-01-05/orphan.parquet", "future")
-    assert lake.vacuum(QUARANTINE) == []  # too young: a writer may still be at work
-    assert [o.path for o in lake.vacuum(QUARANTINE, orphan_hours=0, dry_run=True)] == [orphan]  # and it is still there
-    (deleted,) = lake.vacuum(QUARANTINE, orphan_hours=0)
-    assert deleted.path == orphan and deleted.size > 0
-    assert lake.vacuum(QUARANTINE, orphan_hours=0) == []
-    assert reasons(lake, 0) == ["missing_file"] and reasons(lake) == ["empty_file"]
-
-
 def test_a_missing_table_names_itself_and_an_unknown_one_the_valid_ones(lake: Lake) -> None:
     with pytest.raises(ValueError, match="'sequences' does not exist"):
         lake.at(SEQUENCES)

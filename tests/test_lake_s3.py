@@ -30,6 +30,7 @@ from mealrec.registry.tracking import Tracker
 from mealrec.schema import FEATURES, ITEMS, PROMOTIONS, QUARANTINE, RECOMMENDATIONS, SCHEMAS, SEQUENCES
 from mealrec.stages.extract import extract
 from mealrec.stages.recommend import recommend
+from mealrec.stages.vacuum import clean
 from mealrec.training import bundle
 from tests.conftest import write_packed
 from tests.features.conftest import render
@@ -110,8 +111,8 @@ def test_tables_are_committed_read_back_and_cleaned_up_as_in_a_folder(lake: Lake
     assert last is not None and last.metadata["mealrec.inputs"] == '{"other": 3}'
     assert lake.committed(QUARANTINE, "test", "d3") is not None
     orphan = part(lake, "stage=extract/ingest_date=2026-01-05/orphan.parquet", "future")
-    assert lake.vacuum(QUARANTINE) == []  # too young
-    assert [o.path for o in lake.vacuum(QUARANTINE, orphan_hours=0)] == [orphan]
+    assert clean(lake, QUARANTINE, orphan_hours=1) == []  # too young
+    assert [o.path for o in clean(lake, QUARANTINE, orphan_hours=0)] == [orphan]
     assert reasons(lake, 0) == ["empty_file", "missing_file"]
 
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from flows.vacuum import vacuum as weekly
 from mealrec.cli import app
 from mealrec.config import RunConfig
-from mealrec.lake import Lake, Unfinished
+from mealrec.lake import Lake
 from mealrec.presets import preset
 from mealrec.schema import INTERACTIONS, ITEMS, QUARANTINE
-from mealrec.stages.vacuum import vacuum
+from mealrec.stages.vacuum import Unfinished, clean, vacuum
 from tests.test_lake import part, provenance
 
 WHERE = "stage=extract/ingest_date=2026-01-05"
@@ -33,6 +33,19 @@ def lake(tmp_path: Path) -> Lake:
     os.utime(old.parent / "kept.parquet", times=(time.time() - 8 * 86_400,) * 2)
     part(made, f"{WHERE}/young.parquet", "future")
     return made
+
+
+def test_what_a_version_needs_stays_also_where_a_newer_one_does_not(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    for name in ("a", "b"):
+        lake.commit_files(QUARANTINE, [part(lake, f"{WHERE}/{name}.parquet", name)], provenance(name), mode="overwrite")
+    orphan = part(lake, f"{WHERE}/orphan.parquet", "future")
+    assert clean(lake, QUARANTINE, orphan_hours=1) == []  # too young: a writer may still be at work
+    assert [o.path for o in clean(lake, QUARANTINE, orphan_hours=0, dry_run=True)] == [orphan]  # and it is still there
+    (deleted,) = clean(lake, QUARANTINE, orphan_hours=0)
+    assert deleted.path == orphan and deleted.size > 0
+    assert clean(lake, QUARANTINE, orphan_hours=0) == []
+    assert [lake.read(QUARANTINE, version)["reason"].to_pylist() for version in (0, 1)] == [["a"], ["b"]]
 
 
 def left(lake: Lake) -> list[str]:
@@ -62,7 +75,7 @@ def test_what_a_stage_has_not_committed_yet_stays_however_old_it_is(lake: Lake) 
     claim = lake.claim("extract", "r1", QUARANTINE)
     assert vacuum(lake, orphan_hours=24) == {} and left(lake) == ["kept", "old", "young"]
     with pytest.raises(Unfinished, match=r"quarantine: stage 'extract' \(run r1\) has not committed"):
-        lake.vacuum(QUARANTINE, orphan_hours=0)
+        clean(lake, QUARANTINE, orphan_hours=0)
     mine = part(lake, f"{WHERE}/mine.parquet", "future")
     lake.commit_files(QUARANTINE, [mine], replace(provenance("d2", "extract"), claim=claim), mode="append")
     lake.claim("sessionize", "r2", INTERACTIONS, ITEMS)  # of other tables
