@@ -63,7 +63,8 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
         if said is None:
             raise
         try:
-            arguments.summary.write_text(json.dumps({"error": said}))
+            may_pass = not isinstance(error, (ValueError, RuntimeError))  # a disk or a file, not what the inputs say
+            arguments.summary.write_text(json.dumps({"error": said, "may_pass": may_pass}))
         except OSError:  # no room for that either: the last lines of the job are shown then
             print(said, file=sys.stderr, flush=True)
         sys.exit(1)

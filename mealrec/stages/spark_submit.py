@@ -25,7 +25,7 @@ from mealrec import full_disk
 from mealrec.config import RunConfig
 from mealrec.lake import Lake
 from mealrec.redaction import redact
-from mealrec.stages.summary import StageError
+from mealrec.stages.summary import EngineLost, StageError
 
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
@@ -46,7 +46,8 @@ def submit(
     """spark-submit spark_jobs/<job>.py and return the summary it writes. java_options: of the driver's Java.
 
     The job's progress lines go to `log`, everything else Spark says to <work>/logs/<job>.log. Raises StageError with the
-    job's own message, or with its last lines when it died without one. The whole process group ends with the caller.
+    job's own message; EngineLost where that is of a disk or a file that may be there later, and, with the job's last lines,
+    when it died without one. The whole process group ends with the caller.
     """
     logs = Lake(config.lake, config.work).folder("logs")
     with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:
@@ -65,9 +66,9 @@ def submit(
         code, last = _run(command, _environment(), noise, log, config.spark.timeout_s)
         written = _read(summary)
     if "error" in written:
-        raise StageError(written["error"])
+        raise (EngineLost if written["may_pass"] else StageError)(written["error"])
     if code != 0 or not written:
-        raise StageError(f"Spark job {job} ended with status {code}; its last lines, also in {noise}:\n{last}")
+        raise EngineLost(f"Spark job {job} ended with status {code}; its last lines, also in {noise}:\n{last}")
     return written
 
 
@@ -168,13 +169,14 @@ def _run(
 def _follow(process: subprocess.Popen[str], kept: IO[bytes], last: deque[str], log: logging.Logger) -> None:
     """To the end, whatever becomes of the log: a job whose words nobody takes stands still."""
     assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith(PROGRESS):
-            log.info(line.removeprefix(PROGRESS).rstrip())
-            continue
-        last.append(redact(line).rstrip())
-        with suppress(OSError):  # no room on its disk
-            kept.write(f"{last[-1]}\n".encode())
+    with process.stdout as said:
+        for line in said:
+            if line.startswith(PROGRESS):
+                log.info(line.removeprefix(PROGRESS).rstrip())
+                continue
+            last.append(redact(line).rstrip())
+            with suppress(OSError):  # no room on its disk
+                kept.write(f"{last[-1]}\n".encode())
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -12,6 +12,11 @@ class StageError(RuntimeError):
     """A stage stopped before its commit; the message says why and what to do."""
 
 
+class EngineLost(RuntimeError):
+    """What a stage stands on failed it: a process that was killed, a disk that took no more. Nothing was committed, and the
+    same run may pass later, where one that ended in a StageError would end in it again."""
+
+
 class StageSummary(BaseModel):
     """Rows in and out of one stage, rejected by reason, and the version it committed (the contract of summary.json)."""
 

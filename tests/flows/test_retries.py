@@ -10,7 +10,7 @@ from mealrec.claims import Overtaken
 from mealrec.config import ConfigError
 from mealrec.sources.landing import SourceError
 from mealrec.stages import STAGES
-from mealrec.stages.summary import StageError
+from mealrec.stages.summary import EngineLost, StageError
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +40,7 @@ def test_a_lost_disk_is_tried_again_a_mistake_is_not() -> None:
         return calls[name]
 
     assert attempts(OSError("disk")) == 2
+    assert attempts(EngineLost("Spark was killed")) == 2
     assert attempts(StageError("too many bad rows")) == 1
     assert attempts(Overtaken("by a newer run")) == 1
     assert attempts(SourceError("no such file")) == 1

@@ -19,7 +19,7 @@ from mealrec.lake import Lake, Provenance
 from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.stages import spark_submit
 from mealrec.stages.sessionize import sessionize
-from mealrec.stages.summary import StageError
+from mealrec.stages.summary import EngineLost
 from spark_jobs.job import readable
 from spark_jobs.outcome import file_schema
 from spark_jobs.parts import Parts
@@ -145,7 +145,7 @@ def test_a_job_without_room_to_shuffle_or_to_say_so_ends_with_the_reason(
     config = write_landing(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
     disk.leave(5)
-    with pytest.raises(StageError, match=rf"No space left on device: .*spark.local.dir.* {disk.folder}/mealrec-"):
+    with pytest.raises(EngineLost, match=rf"No space left on device: .*spark.local.dir.* {disk.folder}/mealrec-"):
         sessionize(config)
     assert not Lake(config.lake).exists(INTERACTIONS)
     assert disk.files() == []

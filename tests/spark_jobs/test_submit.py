@@ -23,7 +23,7 @@ from mealrec.sources.landing import SourceError, locate
 from mealrec.stages import spark_submit
 from mealrec.stages.sequences import sequences
 from mealrec.stages.sessionize import sessionize, sessionize_digest
-from mealrec.stages.summary import StageError
+from mealrec.stages.summary import EngineLost, StageError
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -136,7 +136,7 @@ def test_a_killed_job_leaves_nothing_and_running_again_gives_the_same(tmp_path: 
         if int(pid) != os.getpid():
             os.kill(int(pid), signal.SIGKILL)
     thread.join(60)
-    assert isinstance(failure[0], StageError)
+    assert isinstance(failure[0], EngineLost)
     assert not Lake(config.lake).exists(INTERACTIONS)
     assert sessionize(config).rows_out == 80
     assert Lake(config.lake).read(INTERACTIONS).num_rows == 80
