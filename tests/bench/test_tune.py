@@ -1,4 +1,4 @@
-"""Tuning: the same budget for every model, on validation alone, and a search that goes on."""
+"""Tuning: the same budget for every model, on validation alone, and a search that goes on where it was stopped."""
 
 from __future__ import annotations
 
@@ -11,19 +11,50 @@ from mealrec.bench import tune
 from mealrec.bench.rows import ROWS
 from tests.conftest import write_packed
 
+MODEL = "itemknn"
 
-def test_a_search_has_its_budget_goes_on_and_stays_in_its_space(tmp_path: Path) -> None:
+
+def tuned(folder: Path, out: Path, trials: int, *models: str) -> tuple[list[tune.Trial], list[str]]:
+    """Trials of MODEL as they are kept, without their seconds, and what was said."""
+    said: list[str] = []
+    tune.run_tuning(
+        [folder], models or [MODEL], trials=trials, out=out, cache=folder / "c", jobs=1, say=lambda s: said.append(s)
+    )
+    held = json.loads(out.read_text())
+    assert list(held) == [f"{folder.name}/{MODEL}"]
+    return [{k: v for k, v in trial.items() if k != "seconds"} for trial in held[f"{folder.name}/{MODEL}"]], said
+
+
+def test_a_search_that_goes_on_ends_as_one_that_was_never_stopped(tmp_path: Path) -> None:
     write_packed(tmp_path / "tiny")
-    first = tune._search(str(tmp_path / "tiny"), "itemknn", [], 3, str(tmp_path / "c"))
-    assert len(first) == 3
-    for trial in first:
-        assert all(value in ROWS["itemknn"].space[name] for name, value in trial["settings"].items())
-        assert 0 < trial["valid_ndcg@10"] <= 1
-        again = tune.validation_of(tmp_path / "tiny", "itemknn", trial["settings"], tmp_path / "c")
-        assert again == trial["valid_ndcg@10"]
-    more = tune._search(str(tmp_path / "tiny"), "itemknn", first, 5, str(tmp_path / "c"))
-    assert more[:3] == first and len(more) == 5
-    assert tune._search(str(tmp_path / "tiny"), "itemknn", more, 5, str(tmp_path / "c")) == more
+    whole, _ = tuned(tmp_path / "tiny", tmp_path / "whole.json", 6)
+    for trials in (2, 5, 6, 6):
+        parts, said = tuned(tmp_path / "tiny", tmp_path / "parts.json", trials)
+        assert parts == whole[:trials]
+    assert [line for line in said if "[" in line] == [], "the last had nothing to do"
+    tried = [trial["settings"] for trial in whole]
+    assert len({json.dumps(settings) for settings in tried}) == 6, "nothing is tried twice"
+    space = ROWS[MODEL].space
+    assert all(value in space[name] for settings in tried for name, value in settings.items())
+    assert all(0 < trial["valid_ndcg@10"] <= 1 for trial in whole)
+
+
+def test_the_first_trial_is_of_the_untuned_settings(tmp_path: Path) -> None:
+    assert tune.ask(tune.Search(tmp_path / "tiny", MODEL), []) == {"neighbours": 100, "shrink": 5.0, "decay": 0.6}
+    large = tune.Search(tmp_path / "microlens50k", "sasrec")
+    first = tune.ask(large, [])
+    assert first == {"lr": 1e-3, "dropout": 0.3, "batch_size": 512}, "also where they lie beside the space"
+    second = tune.ask(large, [{"settings": first, "valid_ndcg@10": 0.1}])
+    assert second is not None and second["batch_size"] in ROWS["sasrec"].space["batch_size"]
+
+
+def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_packed(tmp_path / "tiny")
+    monkeypatch.setitem(ROWS[MODEL].space, "neighbours", (50, 100))  # type: ignore[index]
+    monkeypatch.setitem(ROWS[MODEL].space, "shrink", (5.0,))  # type: ignore[index]
+    monkeypatch.setitem(ROWS[MODEL].space, "decay", (0.6,))  # type: ignore[index]
+    trials, said = tuned(tmp_path / "tiny", tmp_path / "t.json", 5)
+    assert len(trials) == 2 and f"tiny/{MODEL}: no settings are left that were not tried" in said
 
 
 def test_the_test_targets_are_never_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,17 +67,13 @@ def test_the_test_targets_are_never_ranked(tmp_path: Path, monkeypatch: pytest.M
         return plain(scorer, data, split, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tune, "rank_targets", spy)
-    tune.validation_of(tmp_path / "tiny", "itemknn", {"neighbours": 50}, tmp_path / "c")
+    tune.validated(tune.Search(tmp_path / "tiny", MODEL), {"neighbours": 50}, tmp_path / "c")
     assert asked == ["valid"]
 
 
-def test_the_command_writes_its_trials_and_names_the_best(tmp_path: Path) -> None:
+def test_the_command_says_each_trial_and_names_the_best(tmp_path: Path) -> None:
     write_packed(tmp_path / "tiny")
-    out, said = tmp_path / "t.json", []
-    best = tune.run_tuning(
-        [tmp_path / "tiny"], ["itemknn", "markov"], trials=2, out=out, cache=tmp_path / "c", jobs=1, say=said.append
-    )
-    held = json.loads(out.read_text())
-    assert list(held) == ["tiny/itemknn"] and len(held["tiny/itemknn"]) == 2  # markov has nothing to tune
-    assert best["tiny/itemknn"] == max(held["tiny/itemknn"], key=lambda t: t["valid_ndcg@10"])["settings"]
-    assert "2 trials, best" in said[-1]
+    trials, said = tuned(tmp_path / "tiny", tmp_path / "t.json", 2, MODEL, "markov")  # markov has nothing to tune
+    best = max(trials, key=lambda trial: trial["valid_ndcg@10"])
+    assert [line.partition("]")[0] for line in said[-3:-1]] == [f"tiny/{MODEL} [1/2", f"tiny/{MODEL} [2/2"]
+    assert said[-1].startswith(f"tiny/{MODEL}: best of 2 trials {best['valid_ndcg@10']:.4f} with neighbours ")
