@@ -120,7 +120,7 @@ def blocks(part: Part, max_line_bytes: int) -> Iterator[tuple[bytes, bool]]:
         if not whole:
             file.seek(part.start)
         held, skipping = b"", False
-        for data in _chunks(file, None if whole else part.end - part.start):
+        for data in chunks(file, None if whole else part.end - part.start):
             if skipping:
                 at = data.find(b"\n")
                 if at < 0:
@@ -138,7 +138,7 @@ def blocks(part: Part, max_line_bytes: int) -> Iterator[tuple[bytes, bool]]:
             yield held, False
 
 
-def _chunks(file: BinaryIO, left: int | None) -> Iterator[bytes]:
+def chunks(file: BinaryIO, left: int | None) -> Iterator[bytes]:
     """left: bytes to read, None for a gzipped file to its end. What was read before the damage comes before the error."""
     if left is not None:
         while left and (data := file.read(min(BLOCK_BYTES, left))):
@@ -205,11 +205,11 @@ def _strict(
         return None
     if table.num_rows != len(lines):
         return None
-    found = {name: _whole(table[name]) for name in schema.names}
+    found = {name: whole(table[name]) for name in schema.names}
     return columns.record(found, payload, pa.array(range(first, first + len(lines)), pa.int64()))
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
+def whole(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
