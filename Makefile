@@ -6,13 +6,14 @@ STAMP := $(VENV)/.ready
 BOM := $(VENV)/bom
 DIST := dist
 
-.PHONY: help setup demo test lint types imports format unit night peers lock audit sbom release clean browser fuzz
+.PHONY: help setup demo test lint types imports format unit night peers lock audit sbom release clean browser fuzz broken
 
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make fuzz     50,000 mutated videos through the decoder's child (half an hour)"
+	@echo "make broken   breaks the data plane in every way that the tests promise to notice, one at a time (half an hour)"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make peers    RecBole 1.2.1 in an environment of its own (./peers), for benchmarks/training.py and ranking.py"
 	@echo "make browser  a Chromium for the page's tests, where the machine has none"
@@ -72,6 +73,10 @@ peers/.ready: benchmarks/peers/requirements.txt
 # FUZZ="--seed 50000 --clips DIR": other mutations, of other files
 fuzz: setup
 	$(BIN)/python -m tests.features.mutations --count 50000 $(FUZZ)
+
+# BROKEN="night gap": breakages with these words alone
+broken: setup
+	$(BIN)/python -m tests.breakages $(BROKEN)
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -55,6 +55,14 @@ def test_one_partition_is_replaced_and_older_versions_stay_readable(lake: Lake) 
     assert lake.files(QUARANTINE) == [fresh, other]
 
 
+def test_files_come_and_go_in_one_version(lake: Lake) -> None:
+    old, kept = (part(lake, f"stage=extract/ingest_date=2026-01-05/{n}.parquet", n) for n in ("future", "too_late"))
+    lake.commit_files(QUARANTINE, [old, kept], provenance("d1"), mode="append")
+    new = part(lake, "stage=extract/ingest_date=2026-01-06/new.parquet", "unreadable")
+    assert lake.commit_files(QUARANTINE, [new], provenance("d2"), mode="append", removes=[old]) == 1
+    assert reasons(lake) == ["too_late", "unreadable"] and reasons(lake, 0) == ["future", "too_late"]
+
+
 def test_a_partition_can_be_emptied(lake: Lake) -> None:
     mine = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
     lake.commit_files(QUARANTINE, [mine], provenance("d1"), mode="overwrite")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -17,9 +20,10 @@ from mealrec.config import FeaturesConfig
 from mealrec.features import decoder as decoder_module
 from mealrec.features.decoder import Decoded, Decoder, DecoderError
 from mealrec.features.encoders import build
+from mealrec.features.header import Rejected, read_header
 from mealrec.features.probe import VideoRejected
 from mealrec.features.rows import decoder_for
-from tests.features.conftest import RATE
+from tests.features.conftest import RATE, render
 
 pytestmark = pytest.mark.media
 
@@ -94,6 +98,11 @@ def test_sound_is_cut_to_the_windows_of_the_frames(decoder: Decoder, clips: Path
     assert decoded.sound is not None and decoded.sound.shape == (4, 20_000)
     spectrum = np.abs(np.fft.rfft(decoded.sound[1]))
     assert abs(np.fft.rfftfreq(20_000, 1 / RATE)[spectrum.argmax()] - 440) < 5
+    ends = decoder.decode(
+        clips / "nearly_all_sound.mp4"
+    ).sound  # in the last window's part of 2 s, 0.18 s behind its start
+    assert ends is not None and np.abs(ends[:3]).max(axis=1).min() > 0.1
+    assert np.abs(ends[3][:5000]).max() > 0.1 and not ends[3][12_000:].any()
 
 
 def test_absent_sound_says_why(decoder: Decoder, clips: Path) -> None:
@@ -138,6 +147,47 @@ def test_bounds_are_held_inside_the_child(clips: Path, limit: dict[str, float], 
         assert rejection(bounded, clips / "sound.mp4").reason == reason
 
 
+@pytest.mark.parametrize(
+    ("limit", "reason"), [({"max_seconds": 1.0}, "too_long"), ({"max_frames": 23}, "too_many_frames")]
+)
+def test_bounds_are_held_by_the_header_before_an_old_decoder_sees_the_file(
+    clips: Path, limit: dict[str, float], reason: str
+) -> None:
+    bounds = Decoder(CONFIG.model_copy(update=limit), audio_rate=0, audio_samples=0).limits
+    with pytest.raises(Rejected) as caught:
+        read_header(str(clips / "sound.mp4"), bounds)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [({"max_seconds": 1.0}, "too_long"), ({"max_frames": 23}, "too_many_frames")]
+)
+def test_what_a_header_does_not_say_is_bounded_all_the_same(
+    tmp_path: Path, limit: dict[str, float], reason: str
+) -> None:
+    """24 frames of 2 s, of which the header says half a second and no number."""
+    data = bytearray(render(tmp_path / "a.mkv").read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, in ms
+    data[at : at + 8] = struct.pack(">d", 500.0)
+    (tmp_path / "a.mkv").write_bytes(data)
+    with Decoder(CONFIG.model_copy(update=limit), audio_rate=0, audio_samples=0) as bounded:
+        said = read_header(str(tmp_path / "a.mkv"), bounded.limits)
+        assert (said.frames, said.seconds) == (0, 0.5)
+        assert rejection(bounded, tmp_path / "a.mkv").reason == reason
+
+
+def test_a_playlist_is_not_followed_even_past_the_probe(decoder: Decoder, tmp_path: Path) -> None:
+    """Both decoders would: of the first decord gives the other file's frames."""
+    render(tmp_path / "other.ts")
+    lines = ("#EXTM3U", "#EXT-X-TARGETDURATION:2", "#EXTINF:2,", "other.ts", "#EXT-X-ENDLIST", "")
+    (tmp_path / "list.m3u8").write_text("\n".join(lines))
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.ts\n")
+    for name in ("list.m3u8", "list.mp4"):
+        assert rejection(decoder, tmp_path / name).reason == "unreadable"
+        with pytest.raises(Rejected):
+            read_header(str(tmp_path / name), decoder.limits)
+
+
 def test_what_is_declared_is_compared_with_what_is_there(decoder: Decoder, clips: Path) -> None:
     torn, holed = decoder.decode(clips / "torn.mp4"), decoder.decode(clips / "holed.mp4")
     assert torn.declared_frames == 24
@@ -171,6 +221,40 @@ def test_the_child_reaches_no_network_and_starts_no_program(clips: Path) -> None
         tasks = Path(f"/proc/{confined._child().pid}/task")
         status = [(task / "status").read_text() for task in tasks.iterdir()]
     assert all("Seccomp:\t2" in text and "NoNewPrivs:\t1" in text for text in status), "every thread of it"
+
+
+def test_threads_that_were_there_before_are_confined_too() -> None:
+    program = (
+        "import socket, threading\n"
+        "from mealrec.features.confinement import confine\n"
+        "confined = threading.Event()\n"
+        "def reach():\n"
+        "    confined.wait()\n"
+        "    try: socket.socket()\n"
+        "    except PermissionError: print('refused')\n"
+        "earlier = threading.Thread(target=reach)\n"
+        "earlier.start()\n"
+        "confine()\n"
+        "confined.set()\n"
+        "earlier.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "refused\n"
+
+
+def test_calls_that_a_library_does_not_make_are_refused_by_their_numbers() -> None:
+    program = (
+        "import ctypes, platform\n"
+        "from mealrec.features.confinement import CALLS, confine\n"
+        "confine()\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "for name, number in CALLS[platform.machine()][3].items():\n"
+        "    print(name, libc.syscall(number, 0, 0, 0, 0, 0), ctypes.get_errno())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    refused = {"socket", "execve", "execveat", "ptrace", "io_uring_setup"}
+    refused |= {"fork", "vfork"} if platform.machine() == "x86_64" else set()
+    assert set(done.stdout.splitlines()) == {f"{name} -1 {errno.EPERM}" for name in refused}
 
 
 def test_a_child_that_can_not_be_confined_decodes_nothing(clips: Path) -> None:
@@ -215,12 +299,16 @@ def test_a_decoder_that_does_not_start_blames_no_video(clips: Path) -> None:
 
 def test_the_child_may_not_write_files_nor_outlive_its_parent(clips: Path) -> None:
     program = (
-        "import os, signal, sys, time\n"
+        "import os, resource, signal, sys, time\n"
         "from mealrec.config import FeaturesConfig\n"
         "from mealrec.features.decoder import Decoder\n"
+        "most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"
         "child = Decoder(FeaturesConfig(), audio_rate=0, audio_samples=0)._child()\n"
         "limits = open(f'/proc/{child.pid}/limits').read()\n"
-        "assert [l.split()[3] for l in limits.splitlines() if l.startswith('Max file size')] == ['0'], limits\n"
+        "held = {l[:26].strip(): l.split()[-3] for l in limits.splitlines()}\n"
+        "names = ('Max file size', 'Max core file size', 'Max open files', 'Max address space')\n"
+        "assert [held[n] for n in names] == ['0', '0', '64', str(6 * 2**30)], limits\n"
         "os.kill(child.pid, signal.SIGSTOP)\n"  # it can't notice a closed pipe
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

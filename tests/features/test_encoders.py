@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.encoders import EncoderSet, build, digest_of
-from mealrec.features.encoders import visual as visual_module
+from mealrec.features.encoders import EncoderSet, audio, build, digest_of, registry, text, visual
 from mealrec.features.encoders.audio import FFT, RATE, SAMPLES, mel_filters
 from mealrec.features.encoders.weights import WeightsError, checked, load_tensors, package_file
 
@@ -114,10 +114,22 @@ def test_what_does_not_decide_the_features_leaves_the_digest(encoders: EncoderSe
     assert encoders.digest == digest_of(CONFIG)
 
 
-def test_other_weights_are_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = digest_of(CONFIG)
-    monkeypatch.setattr(visual_module, "SHA256", "0" * 64)
-    assert digest_of(CONFIG) != before
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (visual, ("SHA256", "PREPROCESSING")),
+        (audio, ("SHA256", "RATE", "FFT", "HOP", "MELS", "STEPS")),
+        (text, ("SHA256",)),
+        (registry, ("METHOD",)),
+    ],
+)
+def test_other_weights_preprocessing_or_sampling_are_another_digest(module: ModuleType, names: tuple[str, ...]) -> None:
+    digests = {digest_of(CONFIG)}
+    for name in names:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, f"another {name}")
+            digests.add(digest_of(CONFIG))
+    assert len(digests) == 1 + len(names)
 
 
 def test_weights_that_are_not_the_ones_that_were_checked_are_not_opened(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_microlens_reads_sequences_and_prefers_timestamps(tmp_path: Path, caplog
     (folder / "MicroLens-50k_titles.csv").write_text('item,title\n2,"two, with comma"\n9,nine\n')
     source, _ = read_microlens(folder, Landing(tmp_path / "a"))
     assert (source["interactions"], source["videos"], source["synthetic_time"]) == (3, 3, True)
+    assert Landing(tmp_path / "a").catalogue()["title"].to_pylist() == ["two, with comma", None, "nine"]
     (folder / "MicroLens-50k_pairs.csv").write_text("user,item,timestamp\n1,3,1700000000000\n1,2,1700000005000\n")
     source, _ = read_microlens(folder, Landing(tmp_path / "b"))
     assert not source["synthetic_time"]

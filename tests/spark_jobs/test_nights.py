@@ -18,7 +18,9 @@ from mealrec.sources.landing import Landing
 from mealrec.stages.sessionize import settings_digest
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
+from spark_jobs.outcome import partition_of
 from spark_jobs.run_sessionize import run
+from spark_jobs.validate import NO_DAY, day_number
 from tests.spark_jobs import logs as generated
 
 DAY, MINUTE = 86_400_000, 60_000
@@ -198,6 +200,22 @@ def test_settings_of_sequences_do_not_make_interactions_anew() -> None:
     assert settings_digest(base) != settings_digest(
         base.model_copy(update={"sessionize": SessionizeConfig(gap_minutes=9)})
     )
+
+
+def test_another_key_and_other_columns_make_interactions_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = RunConfig(sessionize=SessionizeConfig(viewer_key_variable="VIEWER_KEY"))
+    monkeypatch.setenv("VIEWER_KEY", "sixteen bytes or more")
+    before = settings_digest(base)
+    renamed = SourceConfig.model_validate({"columns": {"user_id": "uid"}})
+    assert settings_digest(base.model_copy(update={"source": renamed})) != before == settings_digest(base)
+    monkeypatch.setenv("VIEWER_KEY", "another key of ours")
+    assert settings_digest(base) != before
+
+
+def test_rejects_lie_where_a_night_looks_for_them() -> None:
+    file = day_number("2026-01-05")
+    found = [partition_of(day, of) for day, of in ((file + 1, file), (None, file), (None, NO_DAY))]
+    assert found == ["2026-01-06", "undated-2026-01-05", "undated"]
 
 
 @pytest.mark.spark

@@ -17,7 +17,7 @@ from mealrec.config import ColumnRule
 from mealrec.sources.landing import Landing, SourceError, day_in
 from spark_jobs import records as forms
 from spark_jobs import units
-from spark_jobs.records import Columns, records
+from spark_jobs.records import Columns, blocks, records
 from spark_jobs.units import lines_in, parts_of
 from tests.spark_jobs.test_transforms import event
 
@@ -139,6 +139,8 @@ def test_a_long_line_is_cut_and_told_and_memory_is_not_its_victim(
     assert [r["line"] for r in found] == [1, 2, 3]
     assert found[1]["broken"].startswith("oversize") and len(found[1]["payload"]) == 2000
     assert found[2]["event_id"] == "e2"
+    (part,) = parts_of([str(tmp_path / "a.jsonl")], [0], lambda parts: [])
+    assert max(len(block) for block, _ in blocks(part, 2000)) <= 2000 + forms.BLOCK_BYTES
 
 
 def test_a_large_file_is_read_in_parts_with_the_lines_of_the_whole(

@@ -210,6 +210,41 @@ def test_a_clock_is_read_in_utc_or_not_at_all(text: str, expected: int | None) -
     assert (wrong is not None and wrong.to_pylist() == [True, False, False]) == (expected is None)
 
 
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([1_709_251_199_999_999], pa.timestamp("us", "UTC")), 1_709_251_199_999),
+        (pa.array([-1], pa.timestamp("us", "Europe/Berlin")), -1),  # a zone is how it is shown, not when it is
+        (pa.array([1_709_251_199], pa.timestamp("s", "UTC")), 1_709_251_199_000),
+        (pa.array([1_709_251_199_999], pa.timestamp("ms")), None),  # whose clock?
+        (pa.array([1_709_251_199_999.9]), 1_709_251_199_999),
+        (pa.array([True]), None),
+    ],
+)
+def test_a_column_of_timestamps_is_read_in_utc_or_not_at_all(column: pa.Array, expected: int | None) -> None:
+    from spark_jobs.values import clock
+
+    values, wrong = clock(column, "ms")
+    assert values.to_pylist() == [expected] and (wrong is not None and wrong.to_pylist() == [True]) == (
+        expected is None
+    )
+
+
+def test_events_without_an_id_get_one_from_what_they_say(tmp_path: Path) -> None:
+    """The same event twice is a copy; another viewer, video, event type or time is another event."""
+    one = event(1, event_id=...)
+    others = [
+        one | change for change in ({"user_id": "u2"}, {"video_id": "v2"}, {"event_type": "like"}, {"timestamp": BASE})
+    ]
+    lines = [json.dumps(row) for row in (one, one | {"device": "tv"}, *others)]
+    good, bad = outcomes(tmp_path, lines, from_content=True)
+    again, _ = outcomes(tmp_path / "again", lines[::-1], files=1, from_content=True)
+    assert len({r["event_id"] for r in good}) == len(good) == 5
+    assert [r["reason"] for r in bad] == ["duplicate_event"]
+    assert {r["event_id"] for r in again} == {r["event_id"] for r in good}
+    assert {r["reason"] for r in outcomes(tmp_path / "without", lines)[1]} == {"missing_key"}
+
+
 def test_an_empty_log_day_is_no_reason_to_stop(tmp_path: Path) -> None:
     good, bad = outcomes(tmp_path, GOOD[:1], files=3)
     assert len(good) == 1 and bad == []
@@ -283,6 +318,9 @@ def test_session_ids_do_not_depend_on_order_files_or_other_viewers(tmp_path: Pat
     ids = {k: (r["session_id"], r["session_position"]) for k, r in first.items()}
     assert ids == {k: (r["session_id"], r["session_position"]) for k, r in again.items()}
     assert all(ids[k] == (r["session_id"], r["session_position"]) for k, r in alone.items())
+    starts = {(r["user_id"], r["session_start_ms"]) for r in first.values()}
+    assert len(starts) == len({r["session_id"] for r in first.values()}), "an id a viewer and a start"
+    assert len(starts) > len({user for user, _ in starts}) and len(starts) > len({start for _, start in starts})
 
 
 def test_positive_is_a_long_view_or_a_positive_event(tmp_path: Path) -> None:
