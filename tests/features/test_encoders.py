@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from mealrec.cluster import before_ray_is_imported
 from mealrec.config import FeaturesConfig
 from mealrec.features.encoders import EncoderSet, audio, build, digest_of, registry, text, visual
 from mealrec.features.encoders.audio import FFT, RATE, SAMPLES, mel_filters
-from mealrec.features.encoders.weights import WeightsError, checked, load_tensors, package_file
+from mealrec.features.encoders.weights import WeightsError, checked, device, load_tensors, package_file
 
 CONFIG = FeaturesConfig(frame_size=64, text_tokens=4)
 
@@ -161,3 +163,12 @@ def test_an_absent_package_is_named() -> None:
 def test_what_is_switched_off_is_not_loaded() -> None:
     off = build(FeaturesConfig(visual="none", audio="none", text="none"))
     assert (off.visual, off.audio, off.text) == (None, None, None)
+
+
+def test_a_gpu_is_used_where_there_is_one_and_actors_that_ask_for_none_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would hide a node's GPU from actors of which it shares none out; several of them encode on one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device() == torch.device("cuda")
+    monkeypatch.delenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+    before_ray_is_imported()
+    assert os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] == "0"
