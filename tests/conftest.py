@@ -18,7 +18,7 @@ from tests.small_world import run
 
 before_ray_is_imported()  # some test modules import Ray at their top, and it reads its settings then, once a process
 
-LONGEST = ("tests/flows/", "tests/features/", "tests/integration/", "tests/registry/test_race")
+LONGEST = ("tests/flows/", "tests/features/", "tests/training/", "tests/integration/", "tests/registry/test_race")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
