@@ -13,7 +13,7 @@ help:
 	@echo "make test     set up, then lint, types, import rules and every test"
 	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
 	@echo "make fuzz     50,000 mutated videos through the decoder's child (half an hour)"
-	@echo "make broken   breaks the data plane in every way that the tests promise to notice, one at a time (half an hour)"
+	@echo "make broken   breaks the data plane in every way that the tests promise to notice, one at a time (an hour)"
 	@echo "make setup    the environment alone (.venv)"
 	@echo "make peers    RecBole 1.2.1 in an environment of its own (./peers), for benchmarks/training.py and ranking.py"
 	@echo "make browser  a Chromium for the page's tests, where the machine has none"
