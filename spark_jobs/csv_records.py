@@ -45,11 +45,12 @@ class _Lines:
         self.chunks, self.limit = forms.chunks(file, None), limit
         self.held, self.at = b"", 0
         self.number, self.taken = 0, 0  # lines, bytes
-        self.raw, self.odd = [""][:0], ""
+        self.raw: list[str] = []
+        self.odd = ""
 
     def block(self) -> bytes:
         """All whole lines that are held, a chunk more where there are none; they are not taken yet."""
-        if b"\n" not in self.held[self.at :]:
+        if self.held.find(b"\n", self.at) < 0:
             self._hold_more()
         return self.held[self.at : self.held.rfind(b"\n", self.at) + 1]
 

@@ -35,17 +35,22 @@ LIMIT_S, ALL_LIMIT_S, TO_END_S = 600, 3600, 20
 FAILED, PASSED, HUNG = 1, 0, -1  # pytest's exit statuses, and none within the limit
 LAST_LINES = 15
 LIBRARIES = (
-    "torch",
-    "pydantic",
-    "pandas",
+    "av",
     "deltalake",
     "hypothesis.strategies",
-    "scipy.stats",
-    "av",
-    "PIL.Image",
     "jinja2",
+    "pandas",
+    "PIL.Image",
+    "pydantic",
+    "safetensors",
+    "scipy.stats",
+    "torch",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pyarrow.dataset",
+    "pyarrow.json",
+    "pyarrow.parquet",
 )
-LIBRARIES += ("pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet", "pyarrow.json", "pyarrow.csv", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,6 @@ def test_what_sessions_cost_is_the_committed_result(monkeypatch: pytest.MonkeyPa
     sessionize = importlib.import_module("sessionize")
     runs = json.loads((ROOT / "benchmarks" / "results" / "sessionize.json").read_text())["runs"]
     assert f"<!-- sessionize -->\n{sessionize.table(runs)}\n<!-- /sessionize -->" in README
-    for run in runs:
-        ours, duckdb, _ = run["engines"]
-        assert ours["seconds"] < 2 * duckdb["seconds"] or run["rows"] < 10_000_000, run["command"]
 
 
 def test_the_load_on_the_endpoint_is_that_of_the_committed_result() -> None:
