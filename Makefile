@@ -24,14 +24,16 @@ help:
 
 setup: $(STAMP)
 
-# aisfx carries the sound encoder's weights and pins a numpy that nothing else can use: it is installed without its needs
+# aisfx carries the sound encoder's weights and pins a numpy that nothing else can use: it is installed without its needs.
+# Bytecode is made on all cores, and of what is hardly imported when it first is: pip would spend a third of its time on it
 $(STAMP): pyproject.toml constraints.txt infra/java/provide.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "MealRec needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing (some 2.7 GB; a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps aisfx
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --no-deps aisfx
 	@$(BIN)/python infra/java/provide.py
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib|moto|models)/' $(VENV)/lib || true
 	@touch $@
 
 # apart from setup: only the page's tests need it, and it goes onto the machine and not into the environment

@@ -13,8 +13,10 @@ def kcore(pairs: DataFrame, *, user_core: int, item_core: int) -> tuple[DataFram
     """Drop viewers with fewer than user_core and videos with fewer than item_core pairs until nothing more falls.
 
     pairs: distinct (user_id, video_id, ...). Returns the pairs that stay (cached) and the rounds it took. Cost: two counts
-    and one pass a round; rounds are few in practice. Raises ValueError when 100 rounds do not settle.
+    and one pass a round; rounds are few in practice, and one where only viewers or only videos have to be frequent. Raises
+    ValueError when 100 rounds do not settle.
     """
+    takes_others_along = min(user_core, item_core) > 1
     current = pairs.persist(StorageLevel.MEMORY_AND_DISK)
     size = current.count()
     for done in range(MAX_ROUNDS):
@@ -23,7 +25,7 @@ def kcore(pairs: DataFrame, *, user_core: int, item_core: int) -> tuple[DataFram
         left = kept.count()
         current.unpersist()
         current = kept
-        if left == size:
+        if left == size or not takes_others_along:
             return current, done + 1
         size = left
     raise ValueError(f"k-core did not settle in {MAX_ROUNDS} rounds (user_core={user_core}, item_core={item_core})")

@@ -28,11 +28,10 @@ def run(job: Job) -> dict[str, Any]:
     pinned = job.lake.version(INTERACTIONS)
     if pinned is None:
         raise ValueError(f"table {INTERACTIONS!r} does not exist: run `mealrec sessionize` first")
-    events = _table(job, INTERACTIONS, pinned).persist(StorageLevel.MEMORY_AND_DISK)
-    ids = job.landing.catalogue().select(["video_id"]).to_pandas()
-    catalogue = job.spark.createDataFrame(ids, "video_id string")
+    events = _table(job, INTERACTIONS, pinned)
+    catalogue = job.spark.createDataFrame(job.landing.catalogue().select(["video_id"]))
     known = _table(job, ITEMS, job.lake.version(ITEMS)) if job.lake.exists(ITEMS) else None
-    index = items(job.spark, catalogue, events, known).persist(StorageLevel.MEMORY_AND_DISK)
+    index = items(catalogue, events, known).persist(StorageLevel.MEMORY_AND_DISK)
     pairs, rounds = kcore(positive_pairs(events), user_core=config.user_core, item_core=config.item_core)
     if pairs.isEmpty():
         raise ValueError(

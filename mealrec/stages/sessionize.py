@@ -13,12 +13,10 @@ from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
 from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
 from mealrec.sources.landing import Landing, locate
-from mealrec.stages.spark_submit import submit
+from mealrec.stages.spark_submit import QUICK_START, submit
 from mealrec.stages.summary import StageSummary
 
 FORM = 2  # of the tables: a newer form is made anew as a whole
-# Python does the work, Java moves bytes: its second compiler and a parallel collector cost more at the start than they save
-JAVA_OPTIONS = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
 
 log = logging.getLogger("mealrec.sessionize")
@@ -35,7 +33,8 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
     arguments += ["--full"] if full else []
-    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log, JAVA_OPTIONS))
+    # Python does the work, Java moves bytes, however many
+    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log, QUICK_START))
 
 
 def sessionize_digest(config: RunConfig, landing: Landing) -> str:

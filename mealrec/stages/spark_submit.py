@@ -30,6 +30,8 @@ from mealrec.stages.summary import EngineLost, StageError
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
 LAST_LINES = 15
+# of Java: its second compiler and a parallel collector cost more at the start than they save in a minute
+QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ROOT = Path(__file__).resolve().parents[2]
 # a Spark that outlives a killed caller would commit behind the back of the next run: Linux ends it with us
 DIES_WITH_US = """

@@ -150,14 +150,6 @@ def test_a_run_killed_in_several_stages_ends_with_the_same_figures(
         assert summary["stages"][name]["rows_out"] == world[1]["stages"][name]["rows_out"]
 
 
-def test_a_failing_stage_fails_the_run_and_says_why(tmp_path: Path) -> None:
-    arguments = command(tmp_path / "lake", "sessionize.max_quarantine_share=0.001")
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1
-    assert "max_quarantine_share=0.001" in done.stderr and "nothing was committed" in done.stderr
-    assert not Lake(str(tmp_path / "lake")).exists("interactions")
-
-
 def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
     arguments = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
     arguments = [sys.executable, "-m", "mealrec.cli", stage, "--preset", "demo", "--lake", str(lake), *arguments]
@@ -210,6 +202,15 @@ def _woken(process: subprocess.Popen[str], tree: list[Any]) -> str:
 @pytest.fixture
 def own_lake(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(world[0], tmp_path / "lake"))
+
+
+def test_a_failing_stage_fails_the_run_and_says_why(own_lake: Path) -> None:
+    before = Lake(str(own_lake)).version(INTERACTIONS)
+    arguments = command(own_lake, "sessionize.max_quarantine_share=0.001")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert "max_quarantine_share=0.001" in done.stderr and "nothing was committed" in done.stderr
+    assert Lake(str(own_lake)).version(INTERACTIONS) == before and "mealrec.sequences:" not in done.stderr
 
 
 def test_data_that_moved_stops_the_run_before_training(own_lake: Path) -> None:

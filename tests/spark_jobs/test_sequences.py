@@ -25,9 +25,10 @@ def test_the_k_core_agrees_with_peeling_by_hand(spark: Any) -> None:
     draw = random.Random(7)
     pairs = {(f"u{draw.randint(1, 12)}", f"v{draw.randint(1, 12)}") for _ in range(62)}
     frame = spark.createDataFrame(sorted(pairs), "user_id string, video_id string")
-    left, rounds = kcore(frame, user_core=3, item_core=4)
-    assert {(r["user_id"], r["video_id"]) for r in left.collect()} == oracle_kcore(pairs, 3, 4)
-    assert oracle_kcore(pairs, 3, 4) not in (set(), pairs) and rounds > 1
+    for cores, is_one_round in (((3, 4), False), ((6, 1), True), ((1, 6), True)):
+        left, rounds = kcore(frame, user_core=cores[0], item_core=cores[1])
+        assert {(r["user_id"], r["video_id"]) for r in left.collect()} == oracle_kcore(pairs, *cores)
+        assert oracle_kcore(pairs, *cores) not in (set(), pairs) and (rounds == 1) == is_one_round
 
 
 @pytest.mark.spark
@@ -38,14 +39,35 @@ def test_the_item_index_is_dense_ordered_and_append_only(spark: Any) -> None:
         [("u1", "c", 30), ("u2", "a", 10), ("u1", "a", 20)], "user_id string, video_id string, timestamp_ms bigint"
     )
     catalogue = spark.createDataFrame([("d",), ("c",), ("b",), ("a",)], "video_id string")
-    first = items(spark, catalogue, seen, None).cache()
+    first = items(catalogue, seen, None).cache()
     table = {r["video_id"]: r for r in first.collect()}
     assert {k: r["item_index"] for k, r in table.items()} == {"a": 1, "c": 2, "b": 3, "d": 4}
     assert (table["a"]["interactions"], table["a"]["viewers"], table["a"]["first_seen_ms"]) == (2, 2, 10)
     assert table["b"]["interactions"] == 0 and table["b"]["first_seen_ms"] is None
     more = spark.createDataFrame([("0",), ("d",), ("c",), ("a",)], "video_id string")
-    later = {r["video_id"]: r["item_index"] for r in items(spark, more, seen, first).collect()}
+    later = {r["video_id"]: r["item_index"] for r in items(more, seen, first).collect()}
     assert later == {"a": 1, "c": 2, "b": 3, "d": 4, "0": 5}
+
+
+@pytest.mark.spark
+def test_many_ranges_are_numbered_as_one_sort_would(spark: Any) -> None:
+    from spark_jobs.items import items
+
+    draw = random.Random(7)
+    videos = [f"v{n}" for n in range(300)]
+    first = {video: draw.randint(1, 40) for video in videos[:250]}  # many at the same moment, fifty never seen
+    seen = spark.createDataFrame(
+        [("u", video, when) for video, when in first.items()], "user_id string, video_id string, timestamp_ms bigint"
+    )
+    catalogue = spark.createDataFrame([(video,) for video in draw.sample(videos, len(videos))], "video_id string")
+    spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")  # or so few fit into one range
+    try:
+        index = {r["video_id"]: r["item_index"] for r in items(catalogue, seen, None).collect()}
+    finally:
+        spark.conf.unset("spark.sql.adaptive.coalescePartitions.enabled")
+    expected = sorted(videos, key=lambda video: (first.get(video, 1000), video))
+    assert sorted(index, key=lambda video: index[video]) == expected
+    assert sorted(index.values()) == list(range(1, 301))
 
 
 @pytest.mark.spark

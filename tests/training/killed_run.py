@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # torch's optimisers import it at their first step: here once, not in every life
 
 from mealrec.data.packed import Packed
 from mealrec.model.mealrec import MealRec

@@ -20,8 +20,8 @@ from tests.training.without_ray import ends_of
 
 CONFIG = TrainConfig(
     workers=2,
-    warmup_epochs=4,
-    joint_epochs=2,
+    warmup_epochs=2,
+    joint_epochs=1,
     batch_size=2,
     patience=9,
     lr=5e-3,
