@@ -16,6 +16,7 @@ SMALL = (
     "source.viewers=80",
     "source.days=7",
     "features.frames=4",
+    "features.actors=1",  # a second one would import for longer than both work
     "train.warmup_epochs=4",
     "train.joint_epochs=2",
     "train.batch_size=32",

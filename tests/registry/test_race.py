@@ -1,4 +1,4 @@
-"""Two processes promote at the same time, a hundred times, against a real MLflow server on PostgreSQL."""
+"""Two processes promote at the same time, round by round, against a real MLflow server on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from tests.integration.servers import stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
-ROUNDS = 100
 REFUSED = Decision(False, (Check("beats_markov", False, "does not beat markov"),))
 
 
-def test_of_two_racing_promotions_one_wins_each_round_and_no_refused_version_is_ever_champion(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.night)])
+def test_of_two_racing_promotions_one_wins_each_round_and_no_refused_version_is_ever_champion(
+    tmp_path: Path, rounds: int
+) -> None:
     racers: dict[str, subprocess.Popen[bytes]] = {}
     with stack() as servers:
         servers.mlflow()
         try:
-            race(tmp_path, servers.tracking_uri, racers)
+            race(tmp_path, servers.tracking_uri, racers, rounds)
         finally:
             for process in racers.values():
                 process.kill()
 
 
-def race(folder: Path, uri: str, racers: dict[str, subprocess.Popen[bytes]]) -> None:
+def race(folder: Path, uri: str, racers: dict[str, subprocess.Popen[bytes]], rounds: int) -> None:
     tracker, lake = Tracker(RegistryConfig(tracking_uri=uri), folder / "work"), Lake(str(folder / "lake"))
     refused = set()
     for name in ("ann", "ben"):
@@ -45,9 +47,9 @@ def race(folder: Path, uri: str, racers: dict[str, subprocess.Popen[bytes]]) -> 
         (folder / name).write_text(f"{own.version} {bad.version}")
         refused.add(bad.version)
         command = [sys.executable, str(Path(__file__).with_name("race.py")), lake.root, str(folder / "work"), uri, name]
-        racers[name] = subprocess.Popen([*command, str(ROUNDS), str(folder)], cwd=Path(__file__).parents[2])
+        racers[name] = subprocess.Popen([*command, str(rounds), str(folder)], cwd=Path(__file__).parents[2])
     seen, outcomes = Counter[str](), []
-    for n in range(ROUNDS):
+    for n in range(rounds):
         _wait([folder / f"ready-{name}-{n}" for name in racers])
         (folder / f"go-{n}").touch()
         done = [folder / f"{name}-{n}" for name in racers]
@@ -60,10 +62,10 @@ def race(folder: Path, uri: str, racers: dict[str, subprocess.Popen[bytes]]) -> 
         outcomes.append(sorted(path.read_text() for path in done))
         newest = promotion.by_alias(tracker, "champion")
         assert newest is not None and newest.version == trail.read(lake, "mealrec").champion
-    assert outcomes == [["lost", "won"]] * ROUNDS
+    assert outcomes == [["lost", "won"]] * rounds
     assert seen and not refused & set(seen)
     entries = trail.read(lake, "mealrec").entries
-    assert [e.action for e in entries].count("promoted") == ROUNDS
+    assert [e.action for e in entries].count("promoted") == rounds
     assert {process.wait(30) for process in racers.values()} == {0}
 
 
