@@ -72,7 +72,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwoNodes]:
 
 
 def test_a_node_that_is_taken_away_costs_no_step_and_changes_nothing(nodes: TwoNodes, tmp_path: Path) -> None:
-    packed = write_packed(tmp_path / "packed", viewers=60)
+    packed = write_packed(tmp_path / "packed", viewers=120)
     job, said = Job("run", str(tmp_path), str(packed.root), settings_of(packed), CONFIG, seed=3), list[str]()
 
     def is_registered() -> bool:
