@@ -25,7 +25,8 @@ help:
 setup: $(STAMP)
 
 # aisfx carries the sound encoder's weights and pins a numpy that nothing else can use: it is installed without its needs.
-# Bytecode is made on all cores, and of what is hardly imported when it first is: pip would spend a third of its time on it
+# Bytecode is made on all cores, and of what is hardly imported when it first is: pip would spend a third of its time on it.
+# A file that is written for a newer Python is no error: nobody imports it
 $(STAMP): pyproject.toml constraints.txt infra/java/provide.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "MealRec needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -7,7 +7,7 @@ FROM python:3.11.11-slim-bookworm
 
 WORKDIR /app
 COPY constraints.txt ./
-RUN pip install --no-cache-dir --constraint constraints.txt numpy decord av && rm -rf /root/.cache
+RUN pip install --no-cache-dir --constraint constraints.txt numpy decord av
 COPY mealrec/__init__.py ./mealrec/
 COPY mealrec/features/__init__.py mealrec/features/sampling.py mealrec/features/header.py mealrec/features/complaints.py ./mealrec/features/
 COPY mealrec/features/confinement.py mealrec/features/decoder_child.py ./mealrec/features/

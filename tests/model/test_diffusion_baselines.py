@@ -22,7 +22,7 @@ from mealrec.model.baselines.diffrec import (
     recency_vector,
     seen_vector,
 )
-from mealrec.model.baselines.dreamrec import DreamRec, visited_steps
+from mealrec.model.baselines.dreamrec import DreamRec
 from mealrec.model.baselines.ld4mrec import LD4MRec, mean_of
 from mealrec.model.baselines.protocol import Facts, Trainable
 from mealrec.model.softmax import Negatives
@@ -347,9 +347,3 @@ def test_dreamrec_guidance_weighs_the_state_against_none() -> None:
         guided = model.scores(history)
     torch.testing.assert_close(plain[0], guided[0])  # without a history both passes are the same
     assert not torch.allclose(plain[1:], guided[1:])
-
-
-def test_visited_steps_go_from_the_last_to_the_clean_end() -> None:
-    assert visited_steps(32, 4) == [32, 24, 16, 8, 0]
-    assert visited_steps(5, 5) == [5, 4, 3, 2, 1, 0]
-    assert visited_steps(32, 1) == [32, 0]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mealrec.model import schedule
+from mealrec.model.baselines.dreamrec import visited_steps
 
 
 @pytest.mark.parametrize("steps", [4, 32, 1000])
@@ -44,3 +45,9 @@ def test_the_weight_of_a_step_is_capped_and_between_zero_and_one() -> None:
 @pytest.mark.parametrize(("steps", "count", "visits"), [(32, 1, [4]), (32, 4, [4, 3, 2, 1]), (4, 1, [1])])
 def test_refinement_starts_at_an_eighth_of_the_steps(steps: int, count: int, visits: list[int]) -> None:
     assert schedule.refinement_steps(schedule.refinement_start(steps), count) == visits
+
+
+def test_visited_steps_go_from_the_last_to_the_clean_end() -> None:
+    assert visited_steps(32, 4) == [32, 24, 16, 8, 0]
+    assert visited_steps(5, 5) == [5, 4, 3, 2, 1, 0]
+    assert visited_steps(32, 1) == [32, 0]
