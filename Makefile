@@ -56,9 +56,9 @@ types: setup
 imports: setup
 	$(BIN)/lint-imports --no-cache
 
-# two processes: much of the suite waits for engines to start. One thread each for products: more would wait for one another
+# three processes on two cores: much of the suite waits for engines to start. One thread each for products: more would wait for one another
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not night"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not night"
 
 # one after the other: each of them is a whole team's machines on this one
 night: setup

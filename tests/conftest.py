@@ -22,7 +22,7 @@ LONGEST = ("tests/flows/", "tests/features/", "tests/training/", "tests/integrat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files start first, so that two processes end at about the same time."""
+    """The longest files start first, so that all processes end at about the same time."""
     order = {prefix: place for place, prefix in enumerate(LONGEST)}
     items.sort(key=lambda item: min((order[p] for p in LONGEST if item.nodeid.startswith(p)), default=len(LONGEST)))
 
