@@ -156,25 +156,31 @@ def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> tuple[subprocess.Popen[str], list[Any]]:
+def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
     """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it; never while it writes to
     MLflow's SQLite file, whose lock it would keep asleep (a store with a server has no such lock)."""
     before = _claims(lake, stage)
     process = _stage(stage, lake, *settings)
     until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
-    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    until(lambda: _asleep(tree) and _writable(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
-    return process, tree
+    until(lambda: _asleep(process) and _writable(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
+    return process
 
 
-def _asleep(tree: list[Any]) -> bool:
-    """Let the processes run for a moment and stop them again."""
-    for one in tree:
-        one.resume()
+def _asleep(process: subprocess.Popen[str]) -> bool:
+    """Let it run for a moment and stop it again."""
+    _signal(process, signal.SIGCONT)
     time.sleep(0.01)
-    for one in tree:
-        one.suspend()
-    return True
+    _signal(process, signal.SIGSTOP)
+    return process.poll() is None
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> None:
+    """To it first, so that it starts no more, and to all that it has started and that have not ended by themselves."""
+    whole = psutil.Process(process.pid)
+    whole.send_signal(number)
+    for one in whole.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
 
 
 def _writable(database: Path) -> bool:
@@ -191,9 +197,8 @@ def _claims(lake: Path, stage: str) -> int:
     return DeltaTable(str(lake / CLAIMS)).transaction_version(stage) or 0
 
 
-def _woken(process: subprocess.Popen[str], tree: list[Any]) -> str:
-    for one in tree:
-        one.resume()
+def _woken(process: subprocess.Popen[str]) -> str:
+    _signal(process, signal.SIGCONT)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 1
     return said
@@ -246,21 +251,21 @@ def test_an_added_day_costs_its_own_files_and_videos(own_lake: Path) -> None:
 
 def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:
     lake, table = own_lake, Lake(str(own_lake))
-    process, tree = _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7")
+    process = _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7")
     second = _stage("recommend", lake, "recommend.k=7")
     assert second.communicate(timeout=200) and second.returncode == 0
     version, rows = table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows
-    said = _woken(process, tree)
+    said = _woken(process)
     assert "was taken over by a newer run" in said and "nothing is committed" in said
     assert (table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows) == (version, rows)
 
 
 def test_a_zombie_that_wakes_up_registers_no_second_version(world: tuple[Path, dict[str, Any]]) -> None:
     lake, name = world[0], "registry.model_name=other"  # a model of its own: the shared one stays as it is
-    process, tree = _stopped_when_it_has_claimed("promote", lake, name)
+    process = _stopped_when_it_has_claimed("promote", lake, name)
     second = _stage("promote", lake, name)
     assert second.communicate(timeout=200) and second.returncode == 0
-    said = _woken(process, tree)
+    said = _woken(process)
     assert "was taken over by a newer run" in said
     registry = MlflowClient(f"sqlite:///{lake}/_work/mlflow.db")
     assert [str(v.version) for v in registry.search_model_versions("name = 'other'")] == ["1"]
