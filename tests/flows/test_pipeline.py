@@ -157,12 +157,12 @@ def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
 
 
 def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
-    """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it; never while it writes to
+    """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it; never while it reads or writes
     MLflow's SQLite file, whose lock it would keep asleep (a store with a server has no such lock)."""
     before = _claims(lake, stage)
     process = _stage(stage, lake, *settings)
     until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
-    until(lambda: _asleep(process) and _writable(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
+    until(lambda: _asleep(process) and _unlocked(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
     return process
 
 
@@ -171,6 +171,9 @@ def _asleep(process: subprocess.Popen[str]) -> bool:
     _signal(process, signal.SIGCONT)
     time.sleep(0.01)
     _signal(process, signal.SIGSTOP)
+    until(
+        lambda: _threads_stand(process.pid), "it stands", every_s=0.001
+    )  # who is in a call of the system ends it first
     return process.poll() is None
 
 
@@ -183,10 +186,16 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
             one.send_signal(number)
 
 
-def _writable(database: Path) -> bool:
+def _threads_stand(pid: int) -> bool:
+    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(state in "TZX" for state in states)
+
+
+def _unlocked(database: Path) -> bool:
+    """Nobody writes it, and nobody is in the middle of reading: a reader lets others begin, but not commit."""
     with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             return False
         connection.rollback()
