@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from generated import Size, write
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mealrec.bench.cell import scorer_of
@@ -197,6 +198,8 @@ def heaviest(data: Packed, device: str, rate: dict[str, float]) -> list[dict[str
             wait(device)
     spent: dict[str, list[tuple[float, Any]]] = {}
     for event in seen.key_averages(group_by_input_shape=True):
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel: its time is already that of the operation which started it
         time_us = event.self_device_time_total if is_cuda else event.self_cpu_time_total
         spent.setdefault(event.key, []).append((time_us, event))
     rows = [_described(name, events, rate) for name, events in spent.items()]
