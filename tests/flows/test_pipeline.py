@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,18 @@ def _stage(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> Iterator[subprocess.Popen[str]]:
     """Start a stage and SIGSTOP it with all its processes once it has work and has claimed it; never while it reads or writes
     MLflow's SQLite file, whose lock it would keep asleep (a store with a server has no such lock)."""
     before = _claims(lake, stage)
     process = _stage(stage, lake, *settings)
-    until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
-    until(lambda: _asleep(process) and _unlocked(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
-    return process
+    try:
+        until(lambda: _claims(lake, stage) > before or process.poll() is not None, f"{stage} claims", every_s=0.02)
+        until(lambda: _asleep(process) and _unlocked(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
+        yield process
+    finally:
+        process.kill()
 
 
 def _asleep(process: subprocess.Popen[str]) -> bool:
@@ -260,21 +265,21 @@ def test_an_added_day_costs_its_own_files_and_videos(own_lake: Path) -> None:
 
 def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:
     lake, table = own_lake, Lake(str(own_lake))
-    process = _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7")
-    second = _stage("recommend", lake, "recommend.k=7")
-    assert second.communicate(timeout=200) and second.returncode == 0
-    version, rows = table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows
-    said = _woken(process)
+    with _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7") as process:
+        second = _stage("recommend", lake, "recommend.k=7")
+        assert second.communicate(timeout=200) and second.returncode == 0
+        version, rows = table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows
+        said = _woken(process)
     assert "was taken over by a newer run" in said and "nothing is committed" in said
     assert (table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows) == (version, rows)
 
 
 def test_a_zombie_that_wakes_up_registers_no_second_version(world: tuple[Path, dict[str, Any]]) -> None:
     lake, name = world[0], "registry.model_name=other"  # a model of its own: the shared one stays as it is
-    process = _stopped_when_it_has_claimed("promote", lake, name)
-    second = _stage("promote", lake, name)
-    assert second.communicate(timeout=200) and second.returncode == 0
-    said = _woken(process)
+    with _stopped_when_it_has_claimed("promote", lake, name) as process:
+        second = _stage("promote", lake, name)
+        assert second.communicate(timeout=200) and second.returncode == 0
+        said = _woken(process)
     assert "was taken over by a newer run" in said
     registry = MlflowClient(f"sqlite:///{lake}/_work/mlflow.db")
     assert [str(v.version) for v in registry.search_model_versions("name = 'other'")] == ["1"]
