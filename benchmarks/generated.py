@@ -54,7 +54,7 @@ def write(folder: Path, size: Size, seed: int = 0) -> None:
 
 
 def _histories(rng: np.random.Generator, length: np.ndarray, videos: int) -> np.ndarray:
-    """Items by popularity (log-uniform ranks), none twice in a history: a copy moves on by one until it is free."""
+    """Items by popularity (log-uniform ranks), none twice in a history: a copy is drawn anew until it is free."""
     total = int(length.sum())
     items = np.minimum(np.exp(rng.random(total) * np.log(videos)).astype(np.int64), videos)
     viewer = np.repeat(np.arange(len(length)), length)

@@ -26,7 +26,7 @@ from mealrec.lake import SUMMARY_KEY, Lake, Provenance
 from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
 from mealrec.sources.simulated.truth import Truth
 from tests.canaries import found_in
-from tests.integration.servers import until
+from tests.integration.servers import kill_tree, until
 from tests.small_world import SMALL, command, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.ray, pytest.mark.media, pytest.mark.timeout(900)]
@@ -168,7 +168,9 @@ def _stopped_when_it_has_claimed(stage: str, lake: Path, *settings: str) -> Iter
         until(lambda: _asleep(process) and _unlocked(lake / "_work" / "mlflow.db"), f"{stage} stops", every_s=0.01)
         yield process
     finally:
-        process.kill()
+        if process.poll() is None:
+            kill_tree(psutil.Process(process.pid))
+            process.wait()
 
 
 def _asleep(process: subprocess.Popen[str]) -> bool:
@@ -176,9 +178,8 @@ def _asleep(process: subprocess.Popen[str]) -> bool:
     _signal(process, signal.SIGCONT)
     time.sleep(0.01)
     _signal(process, signal.SIGSTOP)
-    until(
-        lambda: _threads_stand(process.pid), "it stands", every_s=0.001
-    )  # who is in a call of the system ends it first
+    # who is in a call of the system ends it first
+    until(lambda: _threads_stand(process.pid), "its threads stand", every_s=0.001)
     return process.poll() is None
 
 
@@ -192,7 +193,10 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
 
 
 def _threads_stand(pid: int) -> bool:
-    states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    try:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # one has ended in between
+        return False
     return all(state in "TZX" for state in states)
 
 
