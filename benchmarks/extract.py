@@ -5,8 +5,7 @@
     MEALREC_DATA=./data python benchmarks/extract.py catalogue  # 10,000 small clips: memory as it goes, the same run again
 
 Each adds its part to results/extract.json. Every rival runs in processes of its own with one thread each, as our actors do.
-The stage's rate counts from when every actor has written its first part, so neither Ray's start nor the actors' imports count;
-how long these and the whole took is in the result too.
+The stage's rate counts from when every actor has written its first part, so neither Ray's start nor the actors' imports count.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,23 +29,26 @@ from typing import Any
 import extract_loops as loops
 import psutil
 import pyarrow.parquet as pq
+from extract_turns import Rival, share, stage_process
 
 from mealrec.bench.quality import commit_of
 from mealrec.bench.results import hardware
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RayConfig, RunConfig, SourceConfig
+from mealrec.features.rows import bucket_of
 from mealrec.stages.extract import extract
 
 RESULT = Path(__file__).parent / "results" / "extract.json"
 WORKERS = 2
-TURNS = 2  # bare, stage, bare, stage, bare: each stage's rate beside those before and after it
+PAIRS, TURN_S = 20, 8.0  # clips: turns of the stage and of the bare loop
+PLAIN, KEPT = loops.BARE
 SMALL_BYTES = 110_000  # catalogue: clips up to this size
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("clips", "cpu", "catalogue"))
-    parser.add_argument("--rounds", type=int, default=4, help="clips: how often each clip comes")
+    parser.add_argument("--rounds", type=int, default=40, help="clips, cpu: how often each clip comes")
     parser.add_argument("--videos", type=int, default=10_000, help="catalogue: number of videos")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
@@ -66,36 +69,60 @@ def main() -> None:
 
 # -- clips -----------------------------------------------------------------------------------------------------------
 def side_by_side(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    """Decoders and encoders alone in one process; the bare loop in as many as the stage has actors, before and after it. The
-    bare loop has the stage's own setting of the allocator (and is measured without it too)."""
+    """Decoders and encoders alone, in one process each; the bare loop without the stage's setting of the allocator, in as many
+    as the stage has actors; then the bare loop with it and the stage, in turns."""
     jobs = [loops.job(clip) for clip in clips]
     rows: dict[str, Any] = {}
-    for name in loops.ALONE:
-        rows[name] = _rate(jobs, name, workers=1)
+    for name in (*loops.ALONE, PLAIN):
+        rows[name] = _rate(jobs, name, workers=1 if name in loops.ALONE else WORKERS)
         print(name, rows[name], file=sys.stderr)
-    plain, kept = loops.BARE
-    rows[plain] = _rate(jobs, plain, WORKERS)
-    more, turns = jobs * rounds, []
-    for turn in range(TURNS):
-        turns += [_rate(more, kept, WORKERS), _stage_rate(clips, folder / str(turn), rounds)]
-    turns.append(_rate(more, kept, WORKERS))
-    bare, stage = turns[::2], turns[1::2]
-    rows |= {kept: _mean(bare), "mealrec stage": _mean(stage)}
-    shares = [
-        one["clips_per_s"] / _mean([before, after])["clips_per_s"]
-        for before, one, after in zip(bare, stage, bare[1:], strict=False)
-    ]
-    return {
-        "rows": rows,
-        "turns": turns,
-        "stage_share_of_bare": [round(share, 3) for share in shares],
-        "workers": WORKERS,
-        "clips": len(clips),
-    }
+    turns = in_turns(jobs, clips, folder, rounds)
+    return {"rows": rows, "in_turns": turns, "workers": WORKERS, "clips": len(clips)}
 
 
-def _rate(jobs: list[dict[str, Any]], name: str, workers: int) -> dict[str, Any]:
-    """Jobs handed out one at a time to so many processes; the clock starts when all are ready."""
+def in_turns(jobs: list[dict[str, Any]], clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
+    with Bare(_in_the_stages_order(jobs, config, rounds)) as bare:
+        bare.rival.warm_up(WORKERS)
+        with stage_process(config, folder) as stage:
+            return share(stage, bare.rival, PAIRS, TURN_S)
+
+
+def _in_the_stages_order(jobs: list[dict[str, Any]], config: RunConfig, rounds: int) -> list[dict[str, Any]]:
+    """The stage goes through its buckets; the clips differ a hundredfold in length, so the loop has to do the same."""
+    buckets = config.features.buckets
+    numbers = sorted(range(rounds * len(jobs)), key=lambda i: (bucket_of(_video(i), buckets), i))
+    return [jobs[i % len(jobs)] for i in numbers]
+
+
+class Bare:
+    """The bare loop, its jobs handed out one at a time to processes."""
+
+    def __init__(self, jobs: list[dict[str, Any]]) -> None:
+        self.todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        for job in jobs:
+            self.todo.put(job)
+        self.frames: list[int] = []
+
+    def __enter__(self) -> Bare:
+        started = _started(KEPT, WORKERS)
+        self.rival = Rival(started, lambda: len(self.frames))
+        self.threads = [threading.Thread(target=_feed, args=(process, self.todo, self.frames)) for process in started]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self.todo.get_nowait()
+        self.rival.kill()
+        for thread in self.threads:
+            thread.join()
+
+
+def _started(name: str, workers: int) -> list[subprocess.Popen[str]]:
+    """So many processes of a loop, ready. Raises RuntimeError with the last line of what it says where it can't run."""
     command = [sys.executable, str(Path(__file__).parent / "extract_loops.py"), name]
     started = [
         subprocess.Popen(
@@ -110,7 +137,16 @@ def _rate(jobs: list[dict[str, Any]], name: str, workers: int) -> dict[str, Any]
     ]
     if any(p.stdout is None or p.stdout.readline().strip() != "ready" for p in started):
         said = [p.communicate()[1].strip().splitlines() for p in started]
-        return {"not run": said[0][-1] if said[0] else "it ended before it was ready"}
+        raise RuntimeError(said[0][-1] if said[0] else "it ended before it was ready")
+    return started
+
+
+def _rate(jobs: list[dict[str, Any]], name: str, workers: int) -> dict[str, Any]:
+    """Jobs handed out one at a time to so many processes; the clock starts when all are ready."""
+    try:
+        started = _started(name, workers)
+    except RuntimeError as error:
+        return {"not run": str(error)}
     todo: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     for job in jobs:
         todo.put(job)
@@ -133,41 +169,24 @@ def _processor_s(processes: list[subprocess.Popen[str]]) -> float:
 
 
 def _feed(process: subprocess.Popen[str], todo: queue.SimpleQueue[dict[str, Any]], frames: list[int]) -> None:
+    """Until nothing is to do, or the process is gone."""
     assert process.stdin is not None and process.stdout is not None
     while True:
         try:
             job = todo.get_nowait()
         except queue.Empty:
             return
-        print(json.dumps(job), file=process.stdin, flush=True)
-        frames.append(int(process.stdout.readline()))
+        with suppress(BrokenPipeError):
+            print(json.dumps(job), file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+        if not answer:
+            return
+        frames.append(int(answer))
 
 
 def _row(clips: int, frames: int, seconds: float) -> dict[str, Any]:
     row = {"clips": clips, "frames": frames, "seconds": round(seconds, 2)}
     return row | {"clips_per_s": round(clips / seconds, 2), "frames_per_s": round(frames / seconds, 1)}
-
-
-def _mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    return _row(sum(r["clips"] for r in rows), sum(r["frames"] for r in rows), sum(r["seconds"] for r in rows))
-
-
-def _stage_rate(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    """Clips a second from the time at which each actor had written its first part up to the last part's."""
-    began = time.monotonic()
-    with ray_cluster(RayConfig(num_cpus=WORKERS)):
-        start = time.monotonic() - began
-        config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
-        began = time.monotonic()
-        summary = extract(config)
-        whole = time.monotonic() - began
-    assert summary.rows_out == rounds * len(clips), summary
-    parts = sorted((Path(config.lake) / "features").glob("bucket=*/*.parquet"), key=lambda p: p.stat().st_mtime_ns)
-    counted = [pq.read_table(p, columns=["decoded_frames"])["decoded_frames"].to_pylist() for p in parts[WORKERS:]]
-    seconds = (parts[-1].stat().st_mtime_ns - parts[WORKERS - 1].stat().st_mtime_ns) / 1e9
-    row = _row(sum(map(len, counted)), sum(map(sum, counted)), seconds)
-    row |= {name: round(summary.details[name], 1) for name in ("seconds_decode", "seconds_encode")}
-    return row | {"ray_start_s": round(start, 1), "whole_stage_s": round(whole, 1)}
 
 
 def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesConfig) -> RunConfig:
@@ -179,18 +198,21 @@ def _landing(clips: list[Path], folder: Path, videos: int, features: FeaturesCon
     for i in range(videos):
         clip = copies[i % len(copies)]
         (landing / "videos" / f"{i}{clip.suffix}").hardlink_to(clip)
-        rows.append(json.dumps({"video_id": f"v{i:06}", "uri": f"videos/{i}{clip.suffix}", "title": None}) + "\n")
+        rows.append(json.dumps({"video_id": _video(i), "uri": f"videos/{i}{clip.suffix}", "title": None}) + "\n")
     (landing / "catalogue.jsonl").write_text("".join(rows))
     source = SourceConfig(kind="landing", directory=str(landing))
     return RunConfig(lake=str(folder / "lake"), source=source, features=features, ray=RayConfig(num_cpus=WORKERS))
+
+
+def _video(number: int) -> str:
+    return f"v{number:06}"
 
 
 # -- cpu -------------------------------------------------------------------------------------------------------------
 def processor_time(clips: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
     """Seconds of processor a clip takes in the bare loop and in the stage's actors and their decoders: other work on the
     machine stretches the wall, not these. Counted as the rates are: without starts and imports."""
-    kept = list(loops.BARE)[1]
-    bare = _rate([loops.job(clip) for clip in clips], kept, WORKERS)["processor_s_a_clip"]
+    bare = _rate([loops.job(clip) for clip in clips], KEPT, WORKERS)["processor_s_a_clip"]
     config = _landing(clips, folder, rounds * len(clips), FeaturesConfig(text="none", actors=WORKERS))
     with ray_cluster(RayConfig(num_cpus=WORKERS)), Processor(Path(config.lake)) as processor:
         extract(config)
