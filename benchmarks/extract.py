@@ -40,7 +40,7 @@ from mealrec.stages.extract import extract
 
 RESULT = Path(__file__).parent / "results" / "extract.json"
 WORKERS = 2
-PAIRS, TURN_S = 20, 8.0  # clips: turns of the stage and of the bare loop
+PAIRS, TURN_S = 40, 8.0  # clips: turns of the stage and of the bare loop
 PLAIN, KEPT = loops.BARE
 SMALL_BYTES = 110_000  # catalogue: clips up to this size
 
