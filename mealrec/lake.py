@@ -140,7 +140,12 @@ class Lake:
     def files(self, table: str, version: int | None = None) -> list[str]:
         """Parquet files of one pinned version, relative to the table's root, sorted."""
         # not DeltaTable.file_uris: it percent-encodes a root with a space or an accent in its name
-        return sorted(pa.table(self.at(table, version).get_add_actions())["path"].to_pylist())
+        return sorted(self.file_sizes(table, version))
+
+    def file_sizes(self, table: str, version: int | None = None) -> dict[str, int]:
+        """Bytes of each of them."""
+        added = pa.table(self.at(table, version).get_add_actions())
+        return dict(zip(added["path"].to_pylist(), added["size_bytes"].to_pylist(), strict=True))
 
     def file_uris(self, table: str, version: int | None = None) -> list[str]:
         """Parquet files of one pinned version, for spark.read.parquet with basePath = uri(table)."""

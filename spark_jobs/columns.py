@@ -9,6 +9,10 @@ from pyspark.sql import functions as F
 from mealrec.schema import SCHEMAS
 
 
+def ddl(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {_spark_type(field.type)}" for field in schema)
+
+
 def conform(frame: DataFrame, table: str) -> DataFrame:
     """Exactly the table's columns, in order and type. Raises AnalysisException when one is missing."""
     return frame.select(*[_cast(field) for field in SCHEMAS[table]])

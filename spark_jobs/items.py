@@ -9,17 +9,18 @@ from mealrec.schema import ITEMS
 from spark_jobs.columns import conform
 
 
-def items(catalogue: DataFrame, interactions: DataFrame, known: DataFrame | None) -> DataFrame:
+def items(catalogue: DataFrame, watched: DataFrame, known: DataFrame | None) -> DataFrame:
     """Rows of `items`: known videos keep item_index, new ones follow ordered by (first seen, never seen last, video_id).
+    watched: rows of spark_jobs.watched's OF_VIDEOS, any number a video.
 
     Numbering needs an order, so the new videos alone are range-sorted and counted by range; no video but the count of each
     range passes through one task, and nothing depends on the order of the input.
     """
-    seen = interactions.groupBy("video_id").agg(
-        F.count("*").alias("interactions"),
-        F.countDistinct("user_id").alias("viewers"),
-        F.min("timestamp_ms").alias("first_seen_ms"),
-        F.max("timestamp_ms").alias("last_seen_ms"),
+    seen = watched.groupBy("video_id").agg(
+        F.sum("interactions").alias("interactions"),
+        F.sum("viewers").alias("viewers"),
+        F.min("first_seen_ms").alias("first_seen_ms"),
+        F.max("last_seen_ms").alias("last_seen_ms"),
     )
     ids = catalogue.select("video_id").distinct()
     base = 0

@@ -17,8 +17,8 @@ from mealrec.schema import INTERACTIONS, ITEMS, SEQUENCES
 from mealrec.stages.summary import StageSummary
 from spark_jobs.items import items
 from spark_jobs.job import Job, main
-from spark_jobs.kcore import kcore
-from spark_jobs.sequences import positive_pairs, sequences, split_times
+from spark_jobs.places import Places
+from spark_jobs.sequences import split_times
 from spark_jobs.write import write_files
 
 
@@ -28,34 +28,42 @@ def run(job: Job) -> dict[str, Any]:
     pinned = job.lake.version(INTERACTIONS)
     if pinned is None:
         raise ValueError(f"table {INTERACTIONS!r} does not exist: run `mealrec sessionize` first")
-    events = _table(job, INTERACTIONS, pinned)
+    places = Places(job, pinned)
     catalogue = job.spark.createDataFrame(job.landing.catalogue().select(["video_id"]))
     known = _table(job, ITEMS, job.lake.version(ITEMS)) if job.lake.exists(ITEMS) else None
-    index = items(catalogue, events, known).persist(StorageLevel.MEMORY_AND_DISK)
-    pairs, rounds = kcore(positive_pairs(events), user_core=config.user_core, item_core=config.item_core)
-    if pairs.isEmpty():
+    seen = places.videos().persist(StorageLevel.MEMORY_AND_DISK)
+    index = items(catalogue, seen, known).persist(StorageLevel.MEMORY_AND_DISK)
+    core = places.core(config.user_core, config.item_core)
+    named = int(index.agg(F.sum("interactions")).first()[0])
+    if named < core.facts.interactions:
+        raise ValueError(
+            f"{core.facts.interactions - named} of {core.facts.interactions} interactions are of videos that the "
+            "catalogue does not name: run `mealrec sessionize` first"
+        )
+    if not core.facts.pairs:
         raise ValueError(
             f"no viewer is left after the k-core (user_core={config.user_core}, item_core={config.item_core}): "
             "lower them or check sessionize.min_watch_ratio and sessionize.positive_events"
         )
-    times = split_times(pairs, valid_share=config.valid_share, test_share=config.test_share)
-    job.say(f"k-core settled after {rounds} rounds; writing items and sequences")
-    table = sequences(pairs, index, times, buckets=config.buckets).persist(StorageLevel.MEMORY_AND_DISK)
-    figures = table.agg(F.count("*").alias("viewers"), F.sum("length").alias("kept")).first()
-    viewers, kept = int(figures["viewers"]), int(figures["kept"])
-    item_files = write_files(index, job.lake, ITEMS)
-    sequence_files = write_files(table.sortWithinPartitions("user_id"), job.lake, SEQUENCES)
+    span = core.facts.first_ms, core.facts.last_ms
+    times = split_times(*span, valid_share=config.valid_share, test_share=config.test_share)
+    job.say(f"k-core settled after {core.rounds} rounds; writing items and sequences")
+    numbers = index.select("video_id", "item_index").toArrow()
+    table = places.sequences(core, numbers, times, buckets=config.buckets)
+    viewers, kept = core.facts.viewers, core.facts.pairs
+    item_files = write_files(index, job.lake, ITEMS, "item_index")
+    sequence_files = write_files(table, job.lake, SEQUENCES, "user_id")
     summary = StageSummary(
         stage="sequences",
         seconds=round(time.monotonic() - began, 3),
-        rows_in=events.count(),
+        rows_in=core.facts.interactions,
         rows_out=viewers,
         table=SEQUENCES,
         details={
-            "items": index.count(),
+            "items": len(numbers),
             "interactions": kept,
             "mean_length": round(kept / viewers, 2),
-            "kcore_rounds": rounds,
+            "kcore_rounds": core.rounds,
             "temporal_split_ms": list(times),
         },
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pyspark.sql import DataFrame, Window
-from pyspark.sql import functions as F
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mealrec.schema import SEQUENCES
-from spark_jobs.columns import conform
+from mealrec.schema import SCHEMAS, SEQUENCES
+from spark_jobs.watched import by_time, codes, edges
+
+ROWS = pa.schema([field for field in SCHEMAS[SEQUENCES] if field.name != "bucket"])
 
 
 class SplitTimes(NamedTuple):
@@ -18,41 +21,31 @@ class SplitTimes(NamedTuple):
     test_ms: int
 
 
-def positive_pairs(interactions: DataFrame) -> DataFrame:
-    """First positive interaction of each (viewer, video): user_id, video_id, timestamp_ms, event_id, session_id."""
-    first = Window.partitionBy("user_id", "video_id").orderBy("timestamp_ms", "event_id")
-    return (
-        interactions.where("is_positive")
-        .withColumn("occurrence", F.row_number().over(first))
-        .where("occurrence = 1")
-        .select("user_id", "video_id", "timestamp_ms", "event_id", "session_id")
-    )
-
-
-def split_times(pairs: DataFrame, *, valid_share: float, test_share: float) -> SplitTimes:
+def split_times(first_ms: int, last_ms: int, *, valid_share: float, test_share: float) -> SplitTimes:
     """The last test_share of the time range is test, the valid_share before it validation."""
-    row = pairs.agg(F.min("timestamp_ms").alias("low"), F.max("timestamp_ms").alias("high")).first()
-    low, high = int(row["low"]), int(row["high"])
-    span = high - low
-    return SplitTimes(high - round(span * (valid_share + test_share)), high - round(span * test_share))
+    span = last_ms - first_ms
+    return SplitTimes(last_ms - round(span * (valid_share + test_share)), last_ms - round(span * test_share))
 
 
-def sequences(pairs: DataFrame, index: DataFrame, times: SplitTimes, *, buckets: int) -> DataFrame:
-    """Rows of `sequences`, one a viewer. Cost: one shuffle by user; a viewer's history is held by one task."""
-    step = F.struct("timestamp_ms", "event_id", "item_index", "session_id")
-    located = pairs.join(index.select("video_id", "item_index"), "video_id")
-    grouped = located.groupBy("user_id").agg(F.array_sort(F.collect_list(step)).alias("steps"))
-    sessions = F.expr("transform(steps, (s, i) -> i = 0 or s.session_id <> steps[i - 1].session_id)")
-    return conform(
-        grouped.select(
-            "user_id",
-            F.col("steps.item_index").alias("item_index"),
-            F.col("steps.timestamp_ms").alias("timestamp_ms"),
-            sessions.alias("session_start"),
-            F.size("steps").alias("length"),
-            F.expr(f"size(filter(steps, s -> s.timestamp_ms < {times.valid_ms}))").alias("temporal_valid_start"),
-            F.expr(f"size(filter(steps, s -> s.timestamp_ms < {times.test_ms}))").alias("temporal_test_start"),
-            F.pmod(F.hash("user_id"), F.lit(buckets)).alias("bucket"),
-        ),
-        SEQUENCES,
-    )
+def sequences(pairs: pa.Table, index: pa.Table, times: SplitTimes) -> pa.Table:
+    """ROWS of a place's pairs, one a viewer, in the order of their names; index: video_id and item_index of every video.
+
+    Cost: one sort of the pairs."""
+    if not len(pairs):
+        return ROWS.empty_table()
+    pairs = pairs.combine_chunks()
+    names = pairs["user_id"].combine_chunks().dictionary_encode()
+    user = np.asarray(pc.rank(names.dictionary).take(names.indices)).astype(np.int64)
+    order = by_time(user, np.asarray(pairs["timestamp_ms"].combine_chunks()), pairs["event_id"])
+    pairs, user = pairs.take(pa.array(order)).combine_chunks(), user[order]
+    begin, ms, session = edges(user), np.asarray(pairs["timestamp_ms"].combine_chunks()), codes(pairs["session_id"])
+    starts = np.r_[True, session[1:] != session[:-1]]
+    starts[begin[:-1]] = True
+    item = index["item_index"].take(pc.index_in(pairs["video_id"], value_set=index["video_id"].combine_chunks()))
+    lists = {"item_index": item.combine_chunks(), "timestamp_ms": pa.array(ms), "session_start": pa.array(starts)}
+    before = {f"temporal_{name}_start": ms < at for name, at in (("valid", times.valid_ms), ("test", times.test_ms))}
+    offsets = pa.array(begin, pa.int32())
+    columns = {name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()}
+    columns |= {name: pa.array(np.add.reduceat(is_so.astype(np.int64), begin[:-1])) for name, is_so in before.items()}
+    columns |= {"user_id": pairs["user_id"].take(pa.array(begin[:-1])), "length": pa.array(np.diff(begin))}
+    return pa.table([columns[name] for name in ROWS.names], names=ROWS.names).cast(ROWS)

@@ -54,7 +54,7 @@ def _pieces(rows: pa.Table, places: int) -> Iterator[tuple[int, Piece]]:
     edges = np.flatnonzero(np.r_[True, group[1:] != group[:-1], True])
     for begin, end in pairwise(edges.tolist()):
         at = order[begin]
-        yield int(place[at]), (int(day[at]), _packed(rows.slice(begin, end - begin)))
+        yield int(place[at]), (int(day[at]), packed(rows.slice(begin, end - begin)))
 
 
 def _places(users: pa.Array, places: int) -> Ints:
@@ -67,11 +67,15 @@ def _places(users: pa.Array, places: int) -> Ints:
     return np.where(np.asarray(users.is_valid()), own[np.asarray(coded.indices.fill_null(0))], anywhere)
 
 
-def _packed(rows: pa.Table) -> bytes:
+def packed(rows: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as stream:
         stream.write_table(rows)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def unpacked(data: bytes | pa.Buffer) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
 
 
 def in_order(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
@@ -86,7 +90,7 @@ def in_order(pieces: Iterable[Piece]) -> Iterator[pa.Table]:
         for day in sorted(where):
             for begin, size in where[day]:
                 held.seek(begin)
-                waiting.append(pa.ipc.open_stream(held.read(size)).read_all())
+                waiting.append(unpacked(held.read(size)))
             if sum(t.nbytes for t in waiting) >= SORTED_BYTES:
                 yield _sorted(pa.concat_tables(waiting))
                 waiting = []

@@ -98,7 +98,11 @@ def units_of(parts: Sequence[Part]) -> list[list[Part]]:
 
 def shuffle_partitions(paths: Sequence[str], least: int, cores: int) -> int:
     """Of more than one round a whole number, so that no core idles in the last."""
-    size = sum(Path(p).stat().st_size * EXPANDS.get(Path(p).suffix, 1.0) for p in paths)
+    return partitions_of(sum(Path(p).stat().st_size * EXPANDS.get(Path(p).suffix, 1.0) for p in paths), least, cores)
+
+
+def partitions_of(size: float, least: int, cores: int) -> int:
+    """For so many bytes of records."""
     count = max(least, math.ceil(size / SHUFFLE_BYTES))
     return count if count <= cores else math.ceil(count / cores) * cores
 

@@ -13,8 +13,9 @@ from mealrec.schema import PARTITIONS
 JOB_UUID = re.compile(r"part-\d+-([0-9a-f-]{36})")
 
 
-def write_files(frame: DataFrame, lake: Lake, table: str) -> list[str]:
-    """Append files under the table's root, one a partition value, and return their paths relative to it.
+def write_files(frame: DataFrame, lake: Lake, table: str, order: str) -> list[str]:
+    """Append files under the table's root, one a partition value and each in the order of a column, and return their paths
+    relative to it.
 
     Files of a killed attempt were there before and are left out. Spark names the files of one write by one identifier: should
     a second writer have been at work, RuntimeError is raised before anything is committed.
@@ -22,6 +23,7 @@ def write_files(frame: DataFrame, lake: Lake, table: str) -> list[str]:
     before = _parquet_files(lake, table)
     partition_by = list(PARTITIONS[table])
     laid_out = frame.repartition(*partition_by) if partition_by else frame.coalesce(1)
+    laid_out = laid_out.sortWithinPartitions(*partition_by, order)
     laid_out.write.mode("append").partitionBy(*partition_by).parquet(lake.uri(table))
     written = sorted(_parquet_files(lake, table) - before)
     writers = {match.group(1) for path in written if (match := JOB_UUID.search(path))}

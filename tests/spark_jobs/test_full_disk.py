@@ -130,7 +130,10 @@ def test_a_part_that_ends_at_any_byte_is_named_and_taken_back(tmp_path: Path) ->
 def test_what_spark_itself_writes_without_room(spark: Any, disk: Disk, table: str, row: Any, columns: str) -> None:
     lake, written, frame = Lake(str(disk.folder / "lake")), list[str](), spark.createDataFrame([row], columns)
     said = until_there_is_room(
-        spark, disk, lambda: written.extend(write_files(frame, lake, table)), lambda: lake.exists(table)
+        spark,
+        disk,
+        lambda: written.extend(write_files(frame, lake, table, frame.columns[0])),
+        lambda: lake.exists(table),
     )
     assert said and places(said, lake) == {table}
     assert len(written) == 1, "files of the writes that failed are not taken for its own"
