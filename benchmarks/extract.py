@@ -41,6 +41,7 @@ from mealrec.stages.extract import extract
 RESULT = Path(__file__).parent / "results" / "extract.json"
 WORKERS = 2
 PAIRS, TURN_S = 40, 8.0  # clips: turns of the stage and of the bare loop
+ROUNDS = {"clips": 200, "cpu": 4}  # in turns neither may come to its end, however quick the machine
 PLAIN, KEPT = loops.BARE
 SMALL_BYTES = 110_000  # catalogue: clips up to this size
 
@@ -48,16 +49,17 @@ SMALL_BYTES = 110_000  # catalogue: clips up to this size
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("clips", "cpu", "catalogue"))
-    parser.add_argument("--rounds", type=int, default=40, help="clips, cpu: how often each clip comes")
+    parser.add_argument("--rounds", type=int, help=f"how often each clip comes; default: {ROUNDS}")
     parser.add_argument("--videos", type=int, default=10_000, help="catalogue: number of videos")
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    rounds = arguments.rounds or ROUNDS.get(arguments.part, 0)
     clips = sorted((Path(os.environ["MEALREC_DATA"]) / "clips" / "real").iterdir())
     with tempfile.TemporaryDirectory(prefix="mealrec-extract-") as folder:
         if arguments.part == "clips":
-            part = side_by_side(clips, Path(folder), arguments.rounds)
+            part = side_by_side(clips, Path(folder), rounds)
         elif arguments.part == "cpu":
-            part = processor_time(clips, Path(folder), arguments.rounds)
+            part = processor_time(clips, Path(folder), rounds)
         else:
             part = catalogue([c for c in clips if c.stat().st_size <= SMALL_BYTES], Path(folder), arguments.videos)
     part |= {"command": f"python benchmarks/extract.py {' '.join(sys.argv[1:])}", "commit": commit_of()}
