@@ -13,8 +13,6 @@ SIGNS = {
     "Read-only file system": "make it writable",
 }
 OURS = re.compile(rf"(?:{'|'.join(SIGNS)}): [^\n]+ is not written and nothing of it is committed[^\n]*")
-# how Spark names the folder that a task was writing
-SPARKS = re.compile(r"writing rows to (?:file:)?(/\S+?)\.?(?=\s|$)")
 
 
 def told(error: BaseException | None, place: str) -> str | None:
@@ -25,8 +23,6 @@ def told(error: BaseException | None, place: str) -> str | None:
             return ours.group()
         for sign, what in SIGNS.items():
             if sign in text:
-                named = SPARKS.search(text)
-                place = named.group(1) if named else place
                 return f"{sign}: {place} is not written and nothing of it is committed; {what} and run it again"
         error = error.__cause__ or error.__context__
     return None

@@ -147,10 +147,6 @@ class Lake:
         added = pa.table(self.at(table, version).get_add_actions())
         return dict(zip(added["path"].to_pylist(), added["size_bytes"].to_pylist(), strict=True))
 
-    def file_uris(self, table: str, version: int | None = None) -> list[str]:
-        """Parquet files of one pinned version, for spark.read.parquet with basePath = uri(table)."""
-        return [f"{self.uri(table)}/{path}" for path in self.files(table, version)]
-
     def last_commit(self, table: str, stage: str | None = None) -> Commit | None:
         """Newest commit (of `stage`, when given) with its metadata; None when there is none."""
         return next(iter(self.history(table, stage)), None)

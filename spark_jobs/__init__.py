@@ -1,1 +1,1 @@
-"""Spark jobs: pure functions of Arrow tables or DataFrames and two short mains, each runnable by spark-submit alone."""
+"""Spark jobs: pure functions of Arrow tables and two short mains, each runnable by spark-submit alone."""

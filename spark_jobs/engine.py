@@ -65,7 +65,7 @@ class Engine:
         self.file_days = [NO_DAY if day is None else day_number(day) for day in days]
         self.columns = Columns(job.config.source.columns)
         # a million identifiers would be sent with every task otherwise
-        self.videos = job.spark.sparkContext.broadcast(sorted(videos))
+        self.videos = job.spark.broadcast(sorted(videos))
 
     def whole(self) -> Made:
         """Everything from every file."""
@@ -102,10 +102,10 @@ class Engine:
 
     def _numbers(self, reading: tasks.Reading) -> RDD[int]:
         count = len(reading.units)
-        return self.job.spark.sparkContext.parallelize(range(count), max(count, 1))
+        return self.job.spark.parallelize(range(count), max(count, 1))
 
     def _count_lines(self, parts: Sequence[Part]) -> list[int]:
-        return self.job.spark.sparkContext.parallelize(parts, len(parts)).map(units.lines_in).collect()
+        return self.job.spark.parallelize(parts, len(parts)).map(units.lines_in).collect()
 
     def _context(self, beside: Neighbours, version: int) -> tasks.Context:
         """Whole days after, the last minutes of trusted ones."""
@@ -121,7 +121,7 @@ class Engine:
         paths: Sequence[str],
         files: int,
     ) -> Made:
-        spark = self.job.spark.sparkContext
+        spark = self.job.spark
         places = units.shuffle_partitions(paths, self.job.config.spark.shuffle_partitions, spark.defaultParallelism)
         pieces = self._numbers(reading).mapPartitions(partial(tasks.read, reading, places))
         if context is not None and context.since_ms:

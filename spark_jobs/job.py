@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from mealrec import full_disk
 from mealrec.claims import Claim
@@ -28,7 +28,7 @@ PROGRESS = "mealrec> "  # lines with this mark are for people; the rest of stder
 class Job:
     """One run of a job."""
 
-    spark: SparkSession
+    spark: SparkContext
     config: RunConfig
     lake: Lake
     landing: Landing
@@ -53,7 +53,7 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     parser.add_argument("--full", action="store_true", help="make everything anew, whatever was committed")
     arguments = parser.parse_args()
     config = load(json.loads(arguments.config.read_text()))
-    spark = build(name, config.spark)
+    spark = build(name)
     lake, landing = Lake(config.lake, config.work), Landing(arguments.landing, config.source.through)
     job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim, arguments.full)
     try:
@@ -74,9 +74,9 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     arguments.summary.write_text(json.dumps(summary))
 
 
-def readable(error: Exception, spark: SparkSession) -> str | None:
+def readable(error: Exception, spark: SparkContext) -> str | None:
     """One line for a person; None for what only the whole trace explains."""
-    scratch = f"Spark's scratch folder (spark.local.dir) {spark.conf.get('spark.local.dir', '')}"
+    scratch = f"Spark's scratch folder (spark.local.dir) {spark.getConf().get('spark.local.dir', '')}"
     if full := full_disk.told(error, scratch):
         return full
     if isinstance(error, (ValueError, RuntimeError)):  # ours: readable as they are

@@ -29,12 +29,13 @@ class Parts:
         self.open: dict[str, tuple[str, _Closing]] = {}
         self.paths: dict[str, int] = {}
 
-    def write(self, folders: Mapping[str, str], rows: pa.Table) -> None:
+    def write(self, folders: Mapping[str, str | int], rows: pa.Table) -> None:
+        """folders: values of the table's partition columns."""
         folder = "/".join(f"{column}={value}" for column, value in folders.items())
         if folder not in self.open:
             if len(self.open) >= MOST_OPEN:
                 self.close()
-            path = f"{folder}/part-{uuid.uuid4().hex}.parquet"
+            path = "/".join(filter(None, [folder, f"part-{uuid.uuid4().hex}.parquet"]))
             self.paths[path] = 0
             with full_disk.named(f"{self.root}/{path}"):
                 self.filesystem.create_dir(f"{self.root}/{folder}", recursive=True)

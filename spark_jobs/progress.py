@@ -17,7 +17,7 @@ SAY_EVERY_S = 10.0
 def followed(job: Job) -> Iterator[None]:
     """Says tasks done of each running stage, while the block runs."""
     over = threading.Event()
-    tracker = job.spark.sparkContext.statusTracker()
+    tracker = job.spark.statusTracker()
 
     def follow() -> None:
         while not over.wait(SAY_EVERY_S):

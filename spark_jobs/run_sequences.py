@@ -8,18 +8,17 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from pyspark import StorageLevel
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from mealrec.lake import Provenance
+from mealrec.lake import Lake, Provenance
 from mealrec.schema import INTERACTIONS, ITEMS, SEQUENCES
 from mealrec.stages.summary import StageSummary
-from spark_jobs.items import items
+from spark_jobs.items import NOTHING_KNOWN, items
 from spark_jobs.job import Job, main
+from spark_jobs.parts import Parts
 from spark_jobs.places import Places
 from spark_jobs.sequences import split_times
-from spark_jobs.write import write_files
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -29,12 +28,10 @@ def run(job: Job) -> dict[str, Any]:
     if pinned is None:
         raise ValueError(f"table {INTERACTIONS!r} does not exist: run `mealrec sessionize` first")
     places = Places(job, pinned)
-    catalogue = job.spark.createDataFrame(job.landing.catalogue().select(["video_id"]))
-    known = _table(job, ITEMS, job.lake.version(ITEMS)) if job.lake.exists(ITEMS) else None
-    seen = places.videos().persist(StorageLevel.MEMORY_AND_DISK)
-    index = items(catalogue, seen, known).persist(StorageLevel.MEMORY_AND_DISK)
+    catalogue = job.landing.catalogue()["video_id"].combine_chunks()
+    index = items(catalogue, places.videos(), _known(job.lake))
     core = places.core(config.user_core, config.item_core)
-    named = int(index.agg(F.sum("interactions")).first()[0])
+    named = pc.sum(index["interactions"]).as_py() or 0
     if named < core.facts.interactions:
         raise ValueError(
             f"{core.facts.interactions - named} of {core.facts.interactions} interactions are of videos that the "
@@ -48,11 +45,9 @@ def run(job: Job) -> dict[str, Any]:
     span = core.facts.first_ms, core.facts.last_ms
     times = split_times(*span, valid_share=config.valid_share, test_share=config.test_share)
     job.say(f"k-core settled after {core.rounds} rounds; writing items and sequences")
-    numbers = index.select("video_id", "item_index").toArrow()
-    table = places.sequences(core, numbers, times, buckets=config.buckets)
+    sequence_files = places.write(core, index.select(NOTHING_KNOWN.column_names), times)
+    item_files = _written(job.lake, index)
     viewers, kept = core.facts.viewers, core.facts.pairs
-    item_files = write_files(index, job.lake, ITEMS, "item_index")
-    sequence_files = write_files(table, job.lake, SEQUENCES, "user_id")
     summary = StageSummary(
         stage="sequences",
         seconds=round(time.monotonic() - began, 3),
@@ -60,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
         rows_out=viewers,
         table=SEQUENCES,
         details={
-            "items": len(numbers),
+            "items": len(index),
             "interactions": kept,
             "mean_length": round(kept / viewers, 2),
             "kcore_rounds": core.rounds,
@@ -74,9 +69,20 @@ def run(job: Job) -> dict[str, Any]:
     return summary.model_copy(update={"version": version}).model_dump()
 
 
-def _table(job: Job, table: str, version: int | None) -> DataFrame:
-    files = job.lake.file_uris(table, version)
-    return job.spark.read.option("basePath", job.lake.uri(table)).parquet(*files)
+def _known(lake: Lake) -> pa.Table:
+    """video_id and item_index of the newest version of `items`."""
+    return lake.read(ITEMS, columns=NOTHING_KNOWN.column_names) if lake.exists(ITEMS) else NOTHING_KNOWN
+
+
+def _written(lake: Lake, index: pa.Table) -> list[str]:
+    parts = Parts(lake, ITEMS)
+    try:
+        parts.write({}, index)
+        parts.close()
+    except OSError:
+        parts.discard()
+        raise
+    return list(parts.paths)
 
 
 if __name__ == "__main__":

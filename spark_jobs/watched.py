@@ -99,6 +99,16 @@ def grouped(rows: pa.Table) -> pa.Table:
 def of_videos(rows: pa.Table) -> pa.Table:
     """OF_VIDEOS of WATCHED rows: what a place knows of each video."""
     counts = [("interactions", "sum"), ("user_id", "count"), ("first_seen_ms", "min"), ("last_seen_ms", "max")]
+    return _by_video(rows, counts)
+
+
+def added(one: pa.Table, other: pa.Table) -> pa.Table:
+    """What two places know of each video."""
+    counts = [("interactions", "sum"), ("viewers", "sum"), ("first_seen_ms", "min"), ("last_seen_ms", "max")]
+    return _by_video(pa.concat_tables([one, other]), counts)
+
+
+def _by_video(rows: pa.Table, counts: list[tuple[str, str]]) -> pa.Table:
     found = rows.group_by("video_id", use_threads=False).aggregate(counts)
     names = ["video_id", *(f"{column}_{what}" for column, what in counts)]
     return found.select(names).rename_columns(OF_VIDEOS.names).cast(OF_VIDEOS)

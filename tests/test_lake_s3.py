@@ -27,14 +27,17 @@ from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.registry import flavour, promotion
 from mealrec.registry.tracking import Tracker
-from mealrec.schema import FEATURES, ITEMS, PROMOTIONS, QUARANTINE, RECOMMENDATIONS, SCHEMAS, SEQUENCES
+from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, PROMOTIONS, QUARANTINE, RECOMMENDATIONS, SCHEMAS, SEQUENCES
 from mealrec.stages.extract import extract
 from mealrec.stages.recommend import recommend
+from mealrec.stages.sequences import sequences
+from mealrec.stages.sessionize import sessionize
 from mealrec.stages.vacuum import clean
 from mealrec.training import bundle
 from tests.conftest import write_packed
 from tests.features.conftest import render
 from tests.integration.servers import free_port, until
+from tests.spark_jobs.test_submit import write_landing
 
 BUCKET = "lake"
 
@@ -122,12 +125,11 @@ def test_a_small_table_is_written_and_replaced_from_the_driver(lake: Lake) -> No
     assert lake.read(ITEMS).num_rows == 0 and lake.read(ITEMS, 0).num_rows == 1
 
 
-def test_workers_and_spark_find_the_same_files_by_file_system_and_by_uri(lake: Lake) -> None:
+def test_workers_find_a_tables_files(lake: Lake) -> None:
     path = part(lake, "stage=extract/ingest_date=2026-01-05/a.parquet", "missing_file")
     lake.commit_files(QUARANTINE, [path], made("d1"), mode="overwrite")
     filesystem, root = lake.filesystem(QUARANTINE)
-    (uri,) = lake.file_uris(QUARANTINE)
-    assert uri == f"{lake.root}/{QUARANTINE}/{path}" and f"s3://{root}/{path}" == uri
+    assert lake.files(QUARANTINE) == [path] and f"s3://{root}" == lake.uri(QUARANTINE)
     assert pq.read_table(f"{root}/{path}", filesystem=filesystem)["reason"].to_pylist() == ["missing_file"]
 
 
@@ -185,6 +187,25 @@ def test_of_two_writers_that_race_one_commits_and_the_other_is_refused(lake: Lak
         assert reasons(lake) == winners and lake.version(QUARANTINE) == number + 1
     for writer in writers:
         writer.communicate()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_spark_writes_to_the_object_store_without_a_jar_for_it(lake: Lake, tmp_path: Path) -> None:
+    config = write_landing(tmp_path).model_copy(update={"lake": lake.root, "work": str(lake.work)})
+    tomorrow = tmp_path / "landing" / "events" / "events-2026-01-06.jsonl"
+    held_back = tomorrow.rename(tmp_path / tomorrow.name)
+    sessionize(config)
+    held_back.rename(tomorrow)
+    night = sessionize(config)
+    assert (night.rows_out, night.details["read"]["rows"]) == (80, 43), "of the second day alone"
+    assert sequences(config).rows_out == 4
+    assert sum(lake.read(ITEMS)["interactions"].to_pylist()) == lake.read(INTERACTIONS).num_rows == 80
+    histories = lake.read(SEQUENCES).to_pylist()
+    assert sorted(row["user_id"] for row in histories) == ["u0", "u1", "u2", "u3"]
+    index = {row["video_id"]: row["item_index"] for row in lake.read(ITEMS).to_pylist()}
+    liked = {(row["user_id"], index[row["video_id"]]) for row in lake.read(INTERACTIONS).to_pylist()}
+    assert {(row["user_id"], item) for row in histories for item in row["item_index"]} == liked
 
 
 @pytest.mark.ray

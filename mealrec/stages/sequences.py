@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 import logging
 
-import pyarrow as pa
-
 from mealrec import __version__
 from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
 from mealrec.schema import INTERACTIONS, ITEMS, SEQUENCES
 from mealrec.sources.landing import Landing, locate
-from mealrec.stages.spark_submit import QUICK_START, submit
+from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
-
-# up to here the start of Java is most of the time; beyond, the code that its second compiler makes pays for itself
-QUICK_ROWS = 1_000_000
 
 log = logging.getLogger("mealrec.sequences")
 
@@ -31,13 +26,7 @@ def sequences(config: RunConfig, *, run_id: str = "") -> StageSummary:
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
     claim = lake.claim("sequences", run_id, ITEMS, SEQUENCES)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
-    java_options = QUICK_START if rows_of(lake, INTERACTIONS) <= QUICK_ROWS else ""
-    return StageSummary.model_validate(submit("run_sequences", config, arguments, log, java_options))
-
-
-def rows_of(lake: Lake, table: str) -> int:
-    """Rows of the newest version, as its commits say: no file is opened."""
-    return sum(pa.table(lake.at(table).get_add_actions())["num_records"].to_pylist())
+    return StageSummary.model_validate(submit("run_sequences", config, arguments, log))
 
 
 def sequences_digest(config: RunConfig, landing: Landing, interactions: int) -> str:

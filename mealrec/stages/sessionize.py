@@ -13,7 +13,7 @@ from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
 from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
 from mealrec.sources.landing import Landing, locate
-from mealrec.stages.spark_submit import QUICK_START, submit
+from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
 
 FORM = 2  # of the tables: a newer form is made anew as a whole
@@ -34,7 +34,7 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
     arguments += ["--full"] if full else []
     # Python does the work, Java moves bytes, however many
-    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log, QUICK_START))
+    return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
 
 
 def sessionize_digest(config: RunConfig, landing: Landing) -> str:

@@ -30,7 +30,7 @@ from mealrec.stages.summary import EngineLost, StageError
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
 LAST_LINES = 15
-# of Java: its second compiler and a parallel collector cost more at the start than they save in a minute
+# of Java, which moves bytes and no more: its second compiler and a parallel collector cost more than they save
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ROOT = Path(__file__).resolve().parents[2]
 # a Spark that outlives a killed caller would commit behind the back of the next run: Linux ends it with us
@@ -42,10 +42,8 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def submit(
-    job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger, java_options: str = ""
-) -> dict[str, Any]:
-    """spark-submit spark_jobs/<job>.py and return the summary it writes. java_options: of the driver's Java.
+def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.Logger) -> dict[str, Any]:
+    """spark-submit spark_jobs/<job>.py and return the summary it writes.
 
     The job's progress lines go to `log`, everything else Spark says to <work>/logs/<job>.log. Raises StageError with the
     job's own message; EngineLost where that is of a disk or a file that may be there later, and, with the job's last lines,
@@ -58,7 +56,7 @@ def submit(
             settings.write_text(config.model_dump_json())
         command = [
             *_spark_submit(config),
-            *(["--driver-java-options", java_options] if java_options else []),
+            *("--driver-java-options", QUICK_START),
             "--conf",
             f"spark.local.dir={scratch}",
             str(ROOT / "spark_jobs" / f"{job}.py"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -15,15 +16,15 @@ import pyarrow as pa
 import pytest
 
 from mealrec.config import override
-from mealrec.lake import Lake, Provenance
+from mealrec.lake import Lake
 from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
+from mealrec.sources.landing import Landing
 from mealrec.stages import spark_submit
 from mealrec.stages.sessionize import sessionize
 from mealrec.stages.summary import EngineLost
-from spark_jobs.job import readable
+from spark_jobs.job import Job, readable
 from spark_jobs.outcome import file_schema
 from spark_jobs.parts import Parts
-from spark_jobs.write import write_files
 from tests.small_disk import Disk, mounted
 from tests.spark_jobs.test_nights import DAY, FIRST, TABLES, World, event, sorted_rows
 from tests.spark_jobs.test_submit import write_landing
@@ -123,23 +124,29 @@ def test_a_part_that_ends_at_any_byte_is_named_and_taken_back(tmp_path: Path) ->
     assert len(list(tmp_path.rglob("*.parquet"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("table", "row", "columns"),
-    [(ITEMS, ("v1", 1), "video_id string, item_index bigint"), (SEQUENCES, ("u1", 0), "user_id string, bucket int")],
-)
-def test_what_spark_itself_writes_without_room(spark: Any, disk: Disk, table: str, row: Any, columns: str) -> None:
-    lake, written, frame = Lake(str(disk.folder / "lake")), list[str](), spark.createDataFrame([row], columns)
-    said = until_there_is_room(
-        spark,
-        disk,
-        lambda: written.extend(write_files(frame, lake, table, frame.columns[0])),
-        lambda: lake.exists(table),
-    )
-    assert said and places(said, lake) == {table}
-    assert len(written) == 1, "files of the writes that failed are not taken for its own"
-    disk.leave(None)
-    lake.commit_files(table, written, Provenance("test", "d"), mode="append")
-    assert lake.read(table).num_rows == 1
+def test_sequences_without_room_at_any_of_its_writes(spark: Any, world: World, disk: Disk) -> None:
+    from spark_jobs.run_sequences import run
+
+    lake = Lake(world.config.lake)
+    landing = Landing(world.root)
+
+    def parts(of: str) -> list[str]:
+        return [name for name in disk.files() if f"/{of}/" in name and "/part-" in name]
+
+    def sequences() -> None:
+        there = {table: parts(table) for table in (ITEMS, SEQUENCES)}
+        try:
+            claim = lake.claim("sequences", "", ITEMS, SEQUENCES)
+            run(Job(spark, world.config, lake, landing, "d", "", claim))
+        except Exception as error:
+            for table in there:
+                if re.search(f"/{table}/.*part-", readable(error, spark) or ""):
+                    assert parts(table) == there[table], "a write that fails keeps no part"
+            raise
+
+    said = until_there_is_room(spark, disk, sequences, lambda: lake.exists(SEQUENCES))
+    assert places(said, lake) >= {f"{SEQUENCES}/bucket", ITEMS, SEQUENCES}
+    assert (lake.read(SEQUENCES).num_rows, lake.read(ITEMS).num_rows) == (1, 3)
 
 
 def test_a_job_without_room_to_shuffle_or_to_say_so_ends_with_the_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,12 @@ from hypothesis import strategies as st
 
 from mealrec.config import RunConfig, SparkConfig
 from mealrec.lake import Lake, Provenance
-from mealrec.schema import INTERACTIONS, SCHEMAS
+from mealrec.schema import INTERACTIONS, SCHEMAS, SEQUENCES
 from spark_jobs import kcore, shuffle, watched
+from spark_jobs.items import items
 from spark_jobs.sequences import SplitTimes, sequences, split_times
 
 Seen = tuple[str, str, int, str, str, bool]  # user_id, video_id, timestamp_ms, event_id, session_id, is_positive
-OF_VIDEOS = "video_id string, interactions bigint, viewers bigint, first_seen_ms bigint, last_seen_ms bigint"
 PAIRS = [(user, video) for user in "abcü" for video in "vwx"]
 
 
@@ -97,14 +98,14 @@ def job_of(spark: Any, folder: Path, rows: Sequence[Seen], files: int = 3, place
 
 @pytest.mark.spark
 def test_the_k_core_agrees_with_peeling_by_hand(spark: Any, tmp_path: Path) -> None:
-    """In three places: a video's viewers are counted over all of them."""
+    """In more places than buckets: a video's viewers are counted over all of them."""
     from spark_jobs.places import Places
 
     draw = random.Random(7)
     pairs = sorted({(f"u{draw.randint(1, 12)}", f"v{draw.randint(1, 12)}") for _ in range(62)})
     rows: list[Seen] = [(*pair, n, f"e{n}", "s", True) for n, pair in enumerate(pairs)]
     rows += [("u1", "v1", 0, "f", "s", False), ("u99", "v1", 3, "g", "s", False)]
-    job = job_of(spark, tmp_path, rows)
+    job = job_of(spark, tmp_path, rows, places=5)
     places = Places(job, job.lake.version(INTERACTIONS))
     index = pa.table({"video_id": [f"v{n}" for n in range(13)], "item_index": pa.array(range(13), pa.int64())})
     for cores, is_one_round in (((3, 4), False), ((6, 1), True), ((1, 6), True)):
@@ -113,8 +114,11 @@ def test_the_k_core_agrees_with_peeling_by_hand(spark: Any, tmp_path: Path) -> N
         when = [n for n, pair in enumerate(pairs) if pair in left]
         assert left not in (set(), set(pairs)) and (core.rounds == 1) == is_one_round
         assert core.facts == (len(rows), len(left), len({u for u, _ in left}), when[0], when[-1])
-        table = places.sequences(core, index, SplitTimes(0, 0), buckets=4).collect()
+        written = places.write(core, index, SplitTimes(0, 0))
+        made = Provenance("sequences", str(cores))
+        table = job.lake.read(SEQUENCES, job.lake.commit_files(SEQUENCES, written, made, mode="overwrite")).to_pylist()
         assert {(r["user_id"], f"v{n}") for r in table for n in r["item_index"]} == left
+        assert [r["bucket"] for r in table] == [zlib.crc32(r["user_id"].encode()) % 4 for r in table]
     assert places.core(13, 1).facts.pairs == 0
 
 
@@ -123,51 +127,44 @@ def test_what_places_know_of_videos_adds_up(spark: Any, tmp_path: Path) -> None:
     from spark_jobs.places import Places
 
     rows: list[Seen] = [(f"u{n % 5}", f"v{n % 3}", 100 - n, f"e{n}", "s", n % 2 == 0) for n in range(40)]
-    job = job_of(spark, tmp_path, rows)
-    found: dict[str, list[int]] = {}
-    for row in Places(job, job.lake.version(INTERACTIONS)).videos().collect():
-        held = found.setdefault(row["video_id"], [0, 0, 1000, 0])
-        held[0], held[1] = held[0] + row["interactions"], held[1] + row["viewers"]
-        held[2], held[3] = min(held[2], row["first_seen_ms"]), max(held[3], row["last_seen_ms"])
+    job = job_of(spark, tmp_path, rows, places=9)  # so many that not all are added up by the driver
+    found = {row.pop("video_id"): row for row in Places(job, job.lake.version(INTERACTIONS)).videos().to_pylist()}
     own = {video: [row for row in rows if row[1] == video] for video in ("v0", "v1", "v2")}
-    assert found == {
+    assert {video: list(row.values()) for video, row in found.items()} == {
         video: [len(r), len({x[0] for x in r}), min(x[2] for x in r), max(x[2] for x in r)] for video, r in own.items()
     }
 
 
-@pytest.mark.spark
-def test_the_item_index_is_dense_ordered_and_append_only(spark: Any) -> None:
-    from spark_jobs.items import items
+def of_videos(*rows: tuple[str, int, int, int, int]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [dict(zip(watched.OF_VIDEOS.names, row, strict=True)) for row in rows], schema=watched.OF_VIDEOS
+    )
 
-    seen = spark.createDataFrame([("c", 1, 1, 30, 30), ("a", 1, 1, 10, 10), ("a", 2, 1, 20, 25)], OF_VIDEOS)
-    catalogue = spark.createDataFrame([("d",), ("c",), ("b",), ("a",)], "video_id string")
-    first = items(catalogue, seen, None).cache()
-    table = {r["video_id"]: r for r in first.collect()}
-    assert {k: r["item_index"] for k, r in table.items()} == {"a": 1, "c": 2, "b": 3, "d": 4}
+
+def test_the_item_index_is_dense_ordered_and_append_only() -> None:
+    seen = of_videos(("c", 1, 1, 30, 30), ("a", 3, 2, 10, 25))
+    first = items(pa.array(["d", "c", "b", "a"]), seen)
+    table = {row["video_id"]: row for row in first.to_pylist()}
+    assert {video: row["item_index"] for video, row in table.items()} == {"a": 1, "c": 2, "b": 3, "d": 4}
     assert [table["a"][name] for name in watched.OF_VIDEOS.names[1:]] == [3, 2, 10, 25]
-    assert table["b"]["interactions"] == 0 and table["b"]["first_seen_ms"] is None
-    more = spark.createDataFrame([("0",), ("d",), ("c",), ("a",)], "video_id string")
-    later = {r["video_id"]: r["item_index"] for r in items(more, seen, first).collect()}
-    assert later == {"a": 1, "c": 2, "b": 3, "d": 4, "0": 5}
+    assert table["b"]["interactions"] == table["b"]["viewers"] == 0 and table["b"]["first_seen_ms"] is None
+    known = first.select(["video_id", "item_index"]).sort_by("video_id")  # whatever order its files are read in
+    seen = of_videos(("a", 3, 2, 10, 25), ("0", 1, 1, 5, 5))
+    later = items(pa.array(["0", "d", "c", "a", "00"]), seen, known).to_pylist()  # b has left the catalogue
+    assert [row["video_id"] for row in later] == ["a", "c", "b", "d", "0", "00"]
+    assert [row["item_index"] for row in later] == [1, 2, 3, 4, 5, 6]
+    assert [row["interactions"] for row in later] == [3, 0, 0, 0, 1, 0]
 
 
-@pytest.mark.spark
-def test_many_ranges_are_numbered_as_one_sort_would(spark: Any) -> None:
-    from spark_jobs.items import items
-
+def test_new_videos_are_numbered_by_their_first_events_and_their_names() -> None:
     draw = random.Random(7)
-    videos = [f"v{n}" for n in range(300)]
-    first = {video: draw.randint(1, 40) for video in videos[:250]}  # many at the same moment, fifty never seen
-    seen = spark.createDataFrame([(video, 1, 1, when, when) for video, when in first.items()], OF_VIDEOS)
-    catalogue = spark.createDataFrame([(video,) for video in draw.sample(videos, len(videos))], "video_id string")
-    spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")  # or so few fit into one range
-    try:
-        index = {r["video_id"]: r["item_index"] for r in items(catalogue, seen, None).collect()}
-    finally:
-        spark.conf.unset("spark.sql.adaptive.coalescePartitions.enabled")
-    expected = sorted(videos, key=lambda video: (first.get(video, 1000), video))
-    assert sorted(index, key=lambda video: index[video]) == expected
-    assert sorted(index.values()) == list(range(1, 301))
+    videos = [f"v{n}" for n in range(300)] + ["Ü", "z", "\U0001f3ac", "\ufffd"]
+    first = {video: draw.randint(1, 40) for video in videos[20:]}  # many at the same moment, some never seen
+    seen = of_videos(*((video, 1, 1, when, when) for video, when in draw.sample(sorted(first.items()), len(first))))
+    table = items(pa.array(draw.sample(videos, len(videos))), seen)
+    expected = sorted(videos, key=lambda video: (first.get(video, 1000), video.encode()))
+    assert table["video_id"].to_pylist() == expected
+    assert table["item_index"].to_pylist() == list(range(1, 305))
 
 
 def test_sequences_are_chronological_first_occurrences_with_boundaries_and_splits() -> None:
