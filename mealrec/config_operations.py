@@ -33,6 +33,9 @@ class ServeConfig(Settings):
     host: str = Field("127.0.0.1", min_length=1, description="address to bind; off loopback a token is required")
     port: int = Field(8080, ge=1, le=65535)
     replicas: int = Field(1, ge=1, description="processes that hold the model")
+    direct: bool = Field(
+        False, description="answer from one process without Ray Serve: quickest on one machine; nothing replaces it"
+    )
     token_file: str | None = Field(
         None, description="file with the bearer token; None: environment variable MEALREC_SERVE_TOKEN"
     )
@@ -51,6 +54,12 @@ class ServeConfig(Settings):
     benchmarks: str | None = Field(
         None, description="result file of `mealrec bench quality` whose rows the page shows as ablations"
     )
+
+    @model_validator(mode="after")
+    def _one_process_is_one(self) -> ServeConfig:
+        if self.direct and self.replicas > 1:
+            raise ValueError(f"direct answers from one process, so replicas must be 1 (given: {self.replicas})")
+        return self
 
 
 class IndexConfig(Settings):

@@ -14,6 +14,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; off loopback a token is required.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind.")] = None,
     replicas: Annotated[int | None, typer.Option(min=1, help="Processes that hold the model.")] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="One process without Ray Serve: the quickest answers.")
+    ] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster to use; default: a local one.")] = None,
     preset_name: Preset = "production",
     config: Config = None,
@@ -30,6 +33,7 @@ def serve(
     from mealrec.serving.server import serve as serve_until_told
 
     given = {"serve.host": host, "serve.port": port, "serve.replicas": replicas, "ray.address": address}
+    given["serve.direct"] = direct or None
     changes = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     settled = configuration(preset_name, config, lake, work, [*(settings or []), *changes])
     show_progress(verbose=verbose)

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import ray
-import torch
 from fastapi import FastAPI
 from ray import serve
 
 from mealrec.config import RunConfig
 from mealrec.console import show_progress
-from mealrec.lake import Lake
-from mealrec.registry.source import RegistrySource
-from mealrec.registry.tracking import Tracker
 from mealrec.serving import front, keeper
 from mealrec.serving.app import build
-from mealrec.serving.folders import own_folder
 from mealrec.serving.models import Models
+from mealrec.serving.process import models_of
 from mealrec.serving.states import Unavailable
 from mealrec.serving.world import World
 
@@ -36,7 +30,6 @@ DRAIN_S = 10.0
 ROOM_FOR_PROBES = 8
 # a request stays in one event loop instead of being handed from thread to thread: our routes never block theirs
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-SWITCH_S = 5e-4  # after which a thread of the model lets the event loop go on: a tenth of Python's own
 
 
 @contextlib.contextmanager
@@ -96,14 +89,7 @@ class Endpoint:
 def replica_app(config: RunConfig, token_digest: bytes | None) -> FastAPI:
     """The app of one replica, built in its process, with the champion loaded where there is one."""
     show_progress()
-    torch.set_num_threads(1)
-    sys.setswitchinterval(SWITCH_S)
-    lake = Lake(config.lake, config.work)
-    source = RegistrySource(Tracker(config.registry, lake.work))
-    models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index)
-    models.refresh()
-    gc.collect()
-    gc.freeze()  # going over all that libraries and the model hold stops the process for a third of a second
+    models = models_of(config)
     states = keeper.RemoteStates()
     replica = serve.get_replica_context().replica_id.unique_id
     others: dict[str, str] = {}

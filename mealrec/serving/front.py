@@ -21,7 +21,6 @@ log = logging.getLogger("mealrec.serve")
 IMPORT_PATH = f"{__name__}.middlewares"
 ATTEMPTS = 3
 PAUSE_S = 0.1
-BODY_S = 10.0
 
 
 def middlewares() -> list[Middleware]:
@@ -62,11 +61,7 @@ class Front:
         try:
             if scope["path"].startswith("/-/"):  # Ray's own pages ask for no token
                 raise Refusal(404, "Not Found")
-            async with asyncio.timeout(BODY_S):
-                body = await whole_body(receive, headers_of(scope))
-        except TimeoutError:
-            await answer(send, Refusal(400, f"the body did not arrive within {BODY_S:g} s", {"Connection": "close"}))
-            return
+            body = await whole_body(receive, headers_of(scope))
         except Refusal as refusal:
             await answer(send, refusal)
             return

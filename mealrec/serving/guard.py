@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -17,6 +18,8 @@ PAGE_FILES = ("/", "/page/app.js", "/page/charts.js", "/page/style.css")  # no d
 OPEN_PATHS = ("/healthz", *PAGE_FILES)  # probes carry no token, and are answered under any load
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 RETRY_AFTER = {"Retry-After": "1"}
+BODY_S = 10.0
+TOO_LARGE = f"the body must not exceed {MAX_BODY_BYTES} bytes"
 BODY = "mealrec.body"  # where the proxy's middleware puts a whole body into the scope: fetching it costs a call to the proxy
 
 
@@ -85,11 +88,20 @@ class Guard:
 
 
 async def whole_body(receive: Receive, headers: Mapping[str, str]) -> bytes | None:
-    """The request's body; None when the client went away. Raises Refusal (413) as soon as it is known to be too large."""
-    too_large = Refusal(413, f"the body must not exceed {MAX_BODY_BYTES} bytes")
+    """The request's body; None when the client went away. Raises Refusal as soon as it is known to be too large (413), and
+    when it takes longer than BODY_S (400)."""
     declared = headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise too_large
+        raise Refusal(413, TOO_LARGE)
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await _collected(receive)
+    except TimeoutError:
+        late = f"the body did not arrive within {BODY_S:g} s"
+        raise Refusal(400, late, {"Connection": "close"}) from None
+
+
+async def _collected(receive: Receive) -> bytes | None:
     parts, size = [], 0
     while True:
         message = await receive()
@@ -98,7 +110,7 @@ async def whole_body(receive: Receive, headers: Mapping[str, str]) -> bytes | No
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY_BYTES:
-            raise too_large
+            raise Refusal(413, TOO_LARGE)
         if not message.get("more_body", False):
             return b"".join(parts)
 

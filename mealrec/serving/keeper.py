@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mealrec.config import RunConfig
 from mealrec.console import show_progress
-from mealrec.lake import Lake
-from mealrec.serving.journal import Busy
 from mealrec.serving.messages import Event
 from mealrec.serving.nearby import Nearby
+from mealrec.serving.process import states_of
 from mealrec.serving.states import Accepted, Unavailable
-from mealrec.serving.viewers import ViewerStates
-from mealrec.sources.landing import locate
 
 log = logging.getLogger("mealrec.serve")
 
 NAMESPACE, NAME = "mealrec", "keeper"
 THREADS = 4
-BUSY_S = 30.0  # how long the lock of a process that is still dying is waited for
 CALL_S = 5.0
 FORGET_S = 600.0
 
@@ -45,12 +39,8 @@ class Keeper:
 
     def __init__(self, config: dict[str, Any]) -> None:
         show_progress()
-        settled = RunConfig.model_validate(config)
-        lake = Lake(settled.lake, settled.work)
-        journal = Path(settled.serve.journal) if settled.serve.journal else locate(settled).events
-        self.states = _when_free(lake, journal, settled)
+        self.states = states_of(RunConfig.model_validate(config))
         self.texts: dict[str, tuple[float, str]] = {}
-        threading.Thread(target=self._follow, args=(settled.serve.poll_s,), daemon=True).start()
 
     def history(self, user_id: str) -> list[str]:
         return self.states.history(user_id)
@@ -67,14 +57,6 @@ class Keeper:
         now = time.monotonic()
         self.texts[replica] = (now, text)
         return {name: kept for name, (at, kept) in list(self.texts.items()) if name != replica and now - at < FORGET_S}
-
-    def _follow(self, every_s: float) -> None:
-        while True:
-            time.sleep(every_s)
-            try:
-                self.states.refresh()
-            except Exception:  # the thread must outlive a lake that can't be read; the version it has goes on serving
-                log.exception("looking for a newer version of sequences failed; asked again in %g s", every_s)
 
 
 def start(config: RunConfig) -> Any:
@@ -133,14 +115,3 @@ class RemoteStates:
         except (RayActorError, RayTaskError) as error:
             log.warning("keeper.%s failed: %s", method, error)
             raise Unavailable("viewer states can't be reached or written just now") from error
-
-
-def _when_free(lake: Lake, journal: Path, config: RunConfig) -> ViewerStates:
-    end = time.monotonic() + BUSY_S
-    while True:
-        try:
-            return ViewerStates(lake, journal, config.sessionize, lambda: datetime.now(UTC).date().isoformat())
-        except Busy:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.1)

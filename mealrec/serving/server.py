@@ -28,17 +28,27 @@ def serve(config: RunConfig, ready: Callable[[str], None]) -> None:
     Raises ConfigError before anything is started when the address or the token is wrong."""
     digest = token_digest(config.serve, os.environ)
     _check_address(config.serve)
-    cpus = max(config.ray.num_cpus, config.serve.replicas)
     stop = threading.Event()
+    if config.serve.direct:
+        from mealrec.serving import direct
+
+        with _told_by_signals(stop), direct.running(config, digest) as address:
+            _until_told(stop, ready, address)
+        return
+    cpus = max(config.ray.num_cpus, config.serve.replicas)
     # Ray takes SIGTERM for itself when it is initialised, so our handlers come after it
     local = config.ray.model_copy(update={"num_cpus": cpus})
     with ray_cluster(local), _told_by_signals(stop):
         from mealrec.serving.deployment import running  # Ray reads its environment, set just now, when it is imported
 
         with running(config, digest) as address:
-            ready(address)
-            stop.wait()
-            log.info("stopping once the requests in flight are answered")
+            _until_told(stop, ready, address)
+
+
+def _until_told(stop: threading.Event, ready: Callable[[str], None], address: str) -> None:
+    ready(address)
+    stop.wait()
+    log.info("stopping once the requests in flight are answered")
 
 
 def token_digest(settings: ServeConfig, environment: Mapping[str, str]) -> bytes | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.testclient import TestClient
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from mealrec.serving import front
+from mealrec.serving import front, guard
 from mealrec.serving.guard import BODY
 from mealrec.serving.messages import MAX_BODY_BYTES
 
@@ -89,3 +90,14 @@ def test_rays_own_pages_and_too_large_bodies_stop_here() -> None:
     assert post(proxy, "/-/routes").status_code == 404
     assert post(proxy, content=b" " * (MAX_BODY_BYTES + 1)).status_code == 413
     assert proxy.asked == 0
+
+
+def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_S", 0.05)
+
+    async def receive() -> Message:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    with pytest.raises(guard.Refusal, match=r"400.*did not arrive within 0.05 s.*close"):
+        asyncio.run(guard.whole_body(receive, {}))

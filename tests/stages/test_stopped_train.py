@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def config(tmp_path: Path) -> RunConfig:
     """No checkpoint inside an epoch but the one that is asked for."""
     lake = Lake(str(tmp_path / "lake"))
-    tables(lake)
+    tables(lake, viewers=160)
     return RunConfig.model_validate(
         {
             "lake": lake.root,

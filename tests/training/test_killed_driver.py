@@ -29,7 +29,7 @@ DRIVER = (
 
 @pytest.fixture
 def packed(tmp_path: Path) -> Packed:
-    return write_packed(tmp_path / "packed", viewers=120)
+    return write_packed(tmp_path / "packed", viewers=60)
 
 
 def stands_at(job: Job) -> tuple[int, int]:
