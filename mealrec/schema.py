@@ -48,7 +48,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", pa.string()),
             ("key", pa.string()),  # event_id or video_id when it could be read
             ("detail", pa.string()),
-            ("payload", pa.string()),  # the raw record as it came; of Parquet as JSON
+            # the raw record as it came, of Parquet as JSON. extract: the video's catalogue row as JSON and, where it would be
+            # rejected again as it is, its file's size and time and what it was tried with
+            ("payload", pa.string()),
             ("source_file", pa.string()),
             ("line", pa.int64()),  # 1-based line (Parquet: row) in source_file; null where there is none
             ("stage", pa.string()),  # partition: sessionize | extract
@@ -214,6 +216,6 @@ VIDEO_REASONS = (
     "decode_timeout",  # the child was killed at its deadline
     "decoder_crashed",
     "uri_not_allowed",
-    "unreachable",  # the object store did not give it; tried again by the next run
+    "unreachable",  # the object store did not give it
     "no_content",  # neither a video nor a title
 )

@@ -104,10 +104,10 @@ class Decoder:
             status = child.wait()
             self.close()
             kind = DecoderKilled if status == -signal.SIGKILL else VideoRejected
-            raise kind("decoder_crashed", f"the decoder ended with status {status}") from None
+            raise kind("decoder_crashed", f"the decoder ended with status {status}", lasting=False) from None
         except (ValueError, KeyError, TypeError) as error:
             self.close()
-            raise VideoRejected("decoder_crashed", f"the decoder's answer is none: {error}") from None
+            raise VideoRejected("decoder_crashed", f"the decoder's answer is none: {error}", lasting=False) from None
         finally:
             self.done += 1
             if self.done >= RECYCLE_AFTER:

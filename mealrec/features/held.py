@@ -1,10 +1,11 @@
-"""What the features table holds: whose rows still stand, and in which files they lie."""
+"""What the tables hold of videos: whose rows still stand, and in which files they lie."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def unchanged(
         if not bytes_hash or (one.stat and (one.stat == row.source_stat or _is_as_before(one, paths, bytes_hash))):
             kept.add(one.video_id)
     return kept
+
+
+def rejected_as_before(
+    rejected: Iterable[dict[str, Any]], catalogue: Iterable[Wanted], tried: str
+) -> dict[str, dict[str, Any]]:
+    """Rows of `quarantine` by video id whose video would be rejected again: the same catalogue row, file by size and change
+    time (absent then and absent now), encoders and limits; and a reason that lies in the video alone."""
+    wanted = {one.video_id: one for one in catalogue}
+    found = {}
+    for row in rejected:
+        then, one = json.loads(row["payload"]), wanted.get(row["key"])
+        if one is not None and then == asdict(one) | {"tried_as": tried}:
+            found[one.video_id] = row
+    return found
 
 
 def _is_as_before(one: Wanted, paths: Mapping[str, Path], bytes_hash: str) -> bool:

@@ -10,12 +10,13 @@ from mealrec.schema import VIDEO_REASONS
 
 
 class VideoRejected(Exception):
-    """A video that ends in quarantine; reason is one of schema.VIDEO_REASONS, detail says it in words."""
+    """A video that ends in quarantine; reason is one of schema.VIDEO_REASONS, detail says it in words. lasting: it would be
+    rejected again as it is, so that nobody has to try."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, *, lasting: bool = True) -> None:
         assert reason in VIDEO_REASONS, reason
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.lasting = reason, detail, lasting
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
         with path.open("rb") as file:
             container = container_of(file.read(512))
     except PermissionError as error:
-        raise VideoRejected("unreadable", f"{uri}: {error.strerror}") from None
+        raise VideoRejected("unreadable", f"{uri}: {error.strerror}", lasting=False) from None
     except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte in it
         raise VideoRejected("missing_file", f"{uri[:200]!r}: {error}") from None
     if container is None:

@@ -81,9 +81,10 @@ def _copy(uri: str, to: Path, max_bytes: int) -> None:
     except (OSError, pa.ArrowException) as error:
         if full := full_disk.told(error, str(to)):
             raise OSError(full) from error
-        raise VideoRejected("unreachable", f"{uri}: {str(error).splitlines()[0][:200]}") from None
+        raise VideoRejected("unreachable", f"{uri}: {str(error).splitlines()[0][:200]}", lasting=False) from None
     if to.stat().st_size != info.size:
-        raise VideoRejected("changed_while_read", f"{info.size} bytes before, {to.stat().st_size} read")
+        read = to.stat().st_size
+        raise VideoRejected("changed_while_read", f"{info.size} bytes before, {read} read", lasting=False)
 
 
 def _object(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -104,5 +105,5 @@ def _store(bucket: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(bucket)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise VideoRejected("unreachable", f"{bucket}: {str(error).splitlines()[0][:200]}") from None
+        raise VideoRejected("unreachable", f"{bucket}: {str(error).splitlines()[0][:200]}", lasting=False) from None
     return filesystem, str(path).rstrip("/")

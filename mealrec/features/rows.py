@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mealrec.config import FeaturesConfig
+from mealrec import __version__
+from mealrec.config import FeaturesConfig, digest
 from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
@@ -80,7 +81,7 @@ def describe(
         try:
             row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent, kept)
         except VideoRejected as rejected:
-            outcome.quarantine.append(_quarantine_row(one, rejected))
+            outcome.quarantine.append(quarantine_row(one, rejected, tried_as(config, encoders.digest)))
         else:
             outcome.features.append(row)
     return outcome
@@ -146,7 +147,7 @@ def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Secon
         _expect_unchanged(path, before)  # or else that is the reason
         raise
     except OSError as error:
-        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
+        raise _changed(f"it was there, then: {error.strerror}") from None
     finally:
         spent.decode += time.monotonic() - began
     if held is not None:
@@ -160,9 +161,13 @@ def _expect_unchanged(path: Path, before: tuple[int, int, int]) -> None:
     try:
         after = _identity(path)
     except OSError as error:
-        raise VideoRejected("changed_while_read", f"it was there, then: {error.strerror}") from None
+        raise _changed(f"it was there, then: {error.strerror}") from None
     if after != before:
-        raise VideoRejected("changed_while_read", f"bytes, time and inode were {before}, then {after}")
+        raise _changed(f"bytes, time and inode were {before}, then {after}")
+
+
+def _changed(how: str) -> VideoRejected:
+    return VideoRejected("changed_while_read", how, lasting=False)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -232,12 +237,22 @@ def _jpeg(frame: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
     return out.getvalue()
 
 
-def _quarantine_row(one: Wanted, rejected: VideoRejected) -> Row:
+def tried_as(config: FeaturesConfig, encoders: str) -> str:
+    """What decides, beside its bytes, whether a video is rejected."""
+    return digest("tried", __version__, config, encoders)
+
+
+def quarantine_row(one: Wanted, rejected: VideoRejected, tried: str) -> Row:
+    """With what has to be the same for the video to be rejected again; without it where the reason may pass."""
+    payload = {"video_id": one.video_id, "uri": one.uri, "title": one.title}
+    went_away = rejected.reason == "missing_file" and one.stat
+    if rejected.lasting and not went_away:
+        payload |= {"stat": one.stat, "tried_as": tried}
     return {
         "reason": rejected.reason,
         "key": one.video_id,
         "detail": rejected.detail,
-        "payload": json.dumps({"video_id": one.video_id, "uri": one.uri, "title": one.title}, ensure_ascii=False),
+        "payload": json.dumps(payload, ensure_ascii=False),
         "source_file": one.uri,
         "line": None,
     }

@@ -6,6 +6,8 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,10 @@ from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.encoders import digest_of
 from mealrec.features.extract import Extracted, ExtractionError, plan, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
-from mealrec.features.held import HeldRow, figures, rows_in, unchanged
+from mealrec.features.held import HeldRow, figures, rejected_as_before, rows_in, unchanged
 from mealrec.features.remote import is_remote, remote_stats
-from mealrec.features.rows import Wanted
-from mealrec.lake import SUMMARY_KEY, Lake, Provenance
+from mealrec.features.rows import Wanted, tried_as
+from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
 from mealrec.schema import FEATURES, QUARANTINE
 from mealrec.sources.landing import Landing, locate
 from mealrec.stages.summary import StageError, StageSummary
@@ -34,7 +36,8 @@ log = logging.getLogger("mealrec.extract")
 def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = None, full: bool = False) -> StageSummary:
     """Every catalogue video ends in exactly one of `features` and `quarantine`.
 
-    Videos whose file, title and encoders are those of a committed row are kept and not decoded; rejected ones are tried again.
+    Videos whose file, title and encoders are those of a committed row are kept and not decoded; those that were rejected for
+    what they are, and are still the same, stay in quarantine and are not tried again.
     `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
     features.max_quarantine_share and where parts can't be written, before committing.
     """
@@ -54,16 +57,21 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     catalogue, paths = _catalogue(landing, remote)
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
-    todo = [w for w in catalogue if w.video_id not in kept]
-    log.info("%d videos in the catalogue: %d unchanged, %d to do", len(catalogue), len(kept), len(todo))
+    before = [] if full else _rejected_by(lake, lake.last_commit(FEATURES, STAGE))
+    rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
+    todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
+    said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
+    log.info(said, len(catalogue), len(kept), len(rejected), len(todo))
     _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
-    day = datetime.now(UTC).date().isoformat()
+    day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base)
     try:
-        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, digest(made_from, base)))
+        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, attempt))
     except ExtractionError as error:
         raise StageError(
             f"{error}; nothing was committed, and a run again keeps the videos that were finished"
         ) from error
+    still = _still_rejected(lake, rejected.values(), attempt)
+    extracted = replace(extracted, quarantine=[*extracted.quarantine, *still])
     reasons = _reasons(lake, extracted.quarantine)
     _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
     rows = [held[video] for video in sorted(kept)] + list(rows_in(lake, extracted.features).values())
@@ -74,7 +82,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
         rows_out=len(rows),
         quarantined=reasons,
         table=FEATURES,
-        details=_details(rows, extracted, len(kept)),
+        details=_details(rows, extracted, len(kept)) | {"rejected_before": len(rejected)},
     )
     assert summary.rows_in == summary.rows_out + sum(reasons.values())
     made = Provenance(STAGE, made_from, run_id, summary=summary.counts(), claim=claim)
@@ -104,6 +112,28 @@ def _catalogue(landing: Landing, remote: dict[str, str]) -> tuple[list[Wanted], 
             paths[row["video_id"]] = Path(landing.resolve(uri))
         rows.append(Wanted(row["video_id"], uri, title, f"{stat[0]}:{stat[1]}" if stat else remote.get(uri or "", "")))
     return rows, paths
+
+
+def _rejected_by(lake: Lake, commit: Commit | None) -> list[dict[str, Any]]:
+    """Rows of `quarantine` of the run that made this version of `features`; a run that was killed after it may have committed
+    others."""
+    if commit is None or not lake.exists(QUARANTINE):
+        return []
+    is_last = lake.committed(QUARANTINE, STAGE, commit.metadata[DIGEST_KEY]) is not None
+    version = None if is_last else json.loads(commit.metadata["mealrec.inputs"]).get(QUARANTINE)
+    found: list[dict[str, Any]] = lake.read(QUARANTINE, version, filters=pc.field("stage") == STAGE).to_pylist()
+    return found
+
+
+def _still_rejected(lake: Lake, rows: Iterable[dict[str, Any]], attempt: str) -> list[str]:
+    """Parts with these rows, below the days on which they were rejected."""
+    days: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        days.setdefault(row["ingest_date"], []).append(row)
+    parts = {f"stage={STAGE}/ingest_date={day}/part-kept-{digest(attempt, day)}.parquet": day for day in sorted(days)}
+    for part, day in parts.items():
+        write_part(lake, QUARANTINE, part, [{k: v for k, v in row.items() if k != "stage"} for row in days[day]])
+    return list(parts)
 
 
 def _say_what_other_encoders_cost(
@@ -155,6 +185,7 @@ def _commit(lake: Lake, extracted: Extracted, held: dict[str, HeldRow], kept: se
     rejected = [p for p in extracted.quarantine if rows_in_part(lake, QUARANTINE, p)]
     if not _is_committed(lake, rejected, made.digest):  # it is when a run was killed between the two commits
         lake.commit_files(QUARANTINE, rejected, made, mode="overwrite", partition_filters=[("stage", "=", STAGE)])
+    made = replace(made, inputs={QUARANTINE: lake.at(QUARANTINE).version()} if lake.exists(QUARANTINE) else {})
     leaving: dict[str, list[str]] = {row.file: [] for video, row in held.items() if video not in kept}
     for video in kept & held.keys():
         if held[video].file in leaving:

@@ -72,6 +72,7 @@ def test_a_file_that_goes_away_or_changes_while_it_is_read_costs_itself_alone(
     found = outcome(tmp_path, meddle, late)
     assert [row["video_id"] for row in found.features] == ["first", "last"]
     assert [(row["key"], row["reason"]) for row in found.quarantine] == [("meddled", "changed_while_read")]
+    assert "tried_as" not in found.quarantine[0]["payload"], "the next run looks again"
 
 
 def test_descriptors_do_not_leak_and_running_out_of_them_says_so(clips: Path) -> None:

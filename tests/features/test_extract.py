@@ -172,12 +172,55 @@ def test_only_what_is_new_or_changed_is_decoded_again(platform: Path, run_config
     second = extract(run_config)
     after = features(run_config)
 
-    assert (second.details["done_now"], second.details["reused"]) == (4, 2)  # b, g, and the rejected e and f once more
+    assert (second.details["done_now"], second.details["reused"], second.details["rejected_before"]) == (2, 2, 2)
+    assert second.quarantined == first.quarantined
     assert sorted(after) == ["a", "b", "c", "g"] and sorted(quarantined(run_config)) == ["e", "f"]
     assert after["a"] == before["a"] and after["c"] == before["c"]
     assert after["b"]["content_hash"] == after["a"]["content_hash"] != before["b"]["content_hash"]
     assert second.details["frames"] == 2 + 2 + 1 + 2, "figures are of the whole table, not of this run"
     assert Lake(run_config.lake).read(FEATURES, first.version).num_rows == 4, "the older version stays readable"
+
+
+def test_what_was_rejected_stays_so_until_it_may_be_otherwise(
+    platform: Path, run_config: RunConfig, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rejected(config: RunConfig, **options: Any) -> tuple[int, int]:
+        summary = extract(config, **options)
+        assert sum(summary.quarantined.values()) == len(quarantined(config))
+        return summary.details["rejected_before"], summary.details["done_now"]
+
+    catalogue = [row(v, f"videos/{v}.mp4") for v in "abcdef"]
+
+    def write(*more: dict[str, Any]) -> None:
+        (platform / "catalogue.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*catalogue, *more]))
+
+    real = Lake.commit_files
+
+    def killed_at_the_second(self: Lake, table: str, *args: Any, **kwargs: Any) -> int:
+        if table == FEATURES:
+            raise KeyboardInterrupt
+        return real(self, table, *args, **kwargs)
+
+    write()
+    assert rejected(run_config) == (0, 6)
+    days = Lake(run_config.lake).read(QUARANTINE, columns=["key", "ingest_date"]).to_pylist()
+    write(row("g", "videos/g.mp4"), row("h"))
+    shutil.copy(clips / "silent.mp4", platform / "videos" / "g.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit_files", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            extract(run_config)
+    assert rejected(run_config) == (2, 0), "finished parts are found, and a killed run is not what is built upon"
+    now = Lake(run_config.lake).read(QUARANTINE, columns=["key", "ingest_date"]).to_pylist()
+    assert [one for one in now if one["key"] != "h"] == days, "the day on which it was rejected stays"
+    catalogue[4] |= {"title": "another title"}
+    write(row("g", "videos/g.mp4"), row("h"))
+    assert rejected(run_config) == (2, 1)
+    (platform / "videos" / "e.mp4").touch()
+    shutil.copy(clips / "silent.mp4", platform / "videos" / "f.mp4")  # there at last
+    assert rejected(run_config) == (1, 2) and "f" in features(run_config)
+    assert rejected(override(run_config, ["features.max_seconds=30"])) == (0, 2)
+    assert rejected(run_config, full=True) == (0, 8)
 
 
 def test_other_encoders_need_no_decoding_where_frames_are_kept(

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.held import HeldRow, figures, unchanged
-from mealrec.features.rows import Wanted, bucket_of, title_hash
+from mealrec.features.held import HeldRow, figures, rejected_as_before, unchanged
+from mealrec.features.probe import VideoRejected, probe
+from mealrec.features.rows import Wanted, bucket_of, quarantine_row, title_hash
 
 CONFIG = FeaturesConfig()
 DATA = b"bytes of a video"
@@ -83,3 +84,33 @@ def test_where_only_titles_are_encoded_files_do_not_matter(file: Path) -> None:
 def test_figures_count_absences_of_videos_but_not_of_titles() -> None:
     rows = [replace(ROW, absent=("audio:audio_short", "text:no_title")), replace(TITLE_ONLY, absent=("audio:no_uri",))]
     assert figures(rows) == {"frames": 8, "absent": {"audio": 1, "text": 1}}
+
+
+def is_rejected_again(then: Wanted, why: VideoRejected, now: Wanted, tried: str = "as now") -> bool:
+    row = quarantine_row(then, why, "as now")
+    return rejected_as_before([row], [now], tried) == {"v": row}
+
+
+def test_a_rejected_video_is_not_tried_again_while_nothing_is_another() -> None:
+    bad = VideoRejected("undecodable", "no frame")
+    assert is_rejected_again(VIDEO, bad, VIDEO)
+    assert not is_rejected_again(VIDEO, bad, VIDEO, "with other encoders")
+    for change in ({"title": "noodles"}, {"uri": "w.mp4"}, {"stat": "16:2"}, {"stat": ""}, {"video_id": "another"}):
+        assert not is_rejected_again(VIDEO, bad, replace(VIDEO, **change)), change
+
+
+def test_a_rejected_video_is_tried_again_where_the_reason_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = VideoRejected("missing_file", "does not exist")
+    assert is_rejected_again(replace(VIDEO, stat=""), gone, replace(VIDEO, stat="")), "it is missing still"
+    assert not is_rejected_again(VIDEO, gone, VIDEO), "it was there when somebody looked"
+
+    def denied(self: Path, *mode: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "v.mp4").write_bytes(DATA)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(VideoRejected, match="unreadable") as unreadable:
+        probe("v.mp4", tmp_path, CONFIG)
+    assert not is_rejected_again(VIDEO, unreadable.value, VIDEO)
