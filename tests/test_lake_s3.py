@@ -270,7 +270,8 @@ def test_videos_in_the_object_store_are_read_by_the_workers_and_only_changed_one
         assert first.rows_out == 2 and extract(config).skipped
         store.put_object(Bucket=bucket, Key="good", Body=render(tmp_path / "clips" / "b.mp4", frames=12).read_bytes())
         second = extract(config)
-    assert (second.details["reused"], second.details["done_now"]) == (1, 8)
+    assert [second.details[name] for name in ("reused", "rejected_before", "done_now")] == [1, 7, 1]
+    assert second.quarantined == first.quarantined
     declared = {r["video_id"]: r["declared_frames"] for r in lake.read(FEATURES).to_pylist()}
     assert declared == {"good": 12, "b/ü x": 24}
     assert list(Path(tempfile.gettempdir()).glob("mealrec-video-*")) == []
