@@ -34,7 +34,7 @@ class ServeConfig(Settings):
     port: int = Field(8080, ge=1, le=65535)
     replicas: int = Field(1, ge=1, description="processes that hold the model")
     direct: bool = Field(
-        False, description="answer from one process without Ray Serve: quickest on one machine; nothing replaces it"
+        False, description="answer from one process, without Ray Serve, which nothing starts again when it dies"
     )
     token_file: str | None = Field(
         None, description="file with the bearer token; None: environment variable MEALREC_SERVE_TOKEN"

@@ -30,6 +30,10 @@ def serve(config: RunConfig, ready: Callable[[str], None]) -> None:
     _check_address(config.serve)
     stop = threading.Event()
     if config.serve.direct:
+        if config.ray.address:
+            raise ConfigError(
+                f"serve.direct starts no replica on a Ray cluster: leave ray.address={config.ray.address} out"
+            )
         from mealrec.serving import direct
 
         with _told_by_signals(stop), direct.running(config, digest) as address:

@@ -33,7 +33,6 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
     arguments += ["--full"] if full else []
-    # Python does the work, Java moves bytes, however many
     return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
 
 

@@ -53,6 +53,11 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     assert TOKEN not in done.stderr + done.stdout
 
 
+def test_one_process_is_asked_for_no_cluster(tmp_path: Path) -> None:
+    done = serve("--direct", "--address", "10.0.0.7:6379", "--port", "18099", "--lake", str(tmp_path))
+    assert done.returncode == 2 and "leave ray.address=10.0.0.7:6379 out" in done.stderr
+
+
 def test_the_token_comes_from_the_file_before_the_environment_and_leaves_as_a_digest(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     wide = ServeConfig(host="0.0.0.0", token_file=str(tmp_path / "token"))
