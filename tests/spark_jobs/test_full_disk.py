@@ -18,11 +18,10 @@ import pytest
 from mealrec.config import override
 from mealrec.lake import Lake
 from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
-from mealrec.sources.landing import Landing
 from mealrec.stages import spark_submit
 from mealrec.stages.sessionize import sessionize
 from mealrec.stages.summary import EngineLost
-from spark_jobs.job import Job, readable
+from spark_jobs.job import readable
 from spark_jobs.outcome import file_schema
 from spark_jobs.parts import Parts
 from tests.small_disk import Disk, mounted
@@ -125,10 +124,7 @@ def test_a_part_that_ends_at_any_byte_is_named_and_taken_back(tmp_path: Path) ->
 
 
 def test_sequences_without_room_at_any_of_its_writes(spark: Any, world: World, disk: Disk) -> None:
-    from spark_jobs.run_sequences import run
-
     lake = Lake(world.config.lake)
-    landing = Landing(world.root)
 
     def parts(of: str) -> list[str]:
         return [name for name in disk.files() if f"/{of}/" in name and "/part-" in name]
@@ -136,8 +132,7 @@ def test_sequences_without_room_at_any_of_its_writes(spark: Any, world: World, d
     def sequences() -> None:
         there = {table: parts(table) for table in (ITEMS, SEQUENCES)}
         try:
-            claim = lake.claim("sequences", "", ITEMS, SEQUENCES)
-            run(Job(spark, world.config, lake, landing, "d", "", claim))
+            world.sequences()
         except Exception as error:
             for table in there:
                 if re.search(f"/{table}/.*part-", readable(error, spark) or ""):

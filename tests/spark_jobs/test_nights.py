@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.lake import Lake
-from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
+from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.sources.landing import Landing
 from mealrec.stages.sessionize import settings_digest
+from spark_jobs import run_sequences
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
 from spark_jobs.outcome import partition_of
@@ -52,6 +53,11 @@ class World:
         claim = where.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS)
         config = self.config.model_copy(update={"lake": where.root})
         return run(Job(self.spark, config, where, Landing(self.root), "d", "", claim, full))
+
+    def sequences(self) -> dict[str, Any]:
+        lake = Lake(self.config.lake)
+        claim = lake.claim("sequences", "", ITEMS, SEQUENCES)
+        return run_sequences.run(Job(self.spark, self.config, lake, Landing(self.root), "d", "", claim))
 
     def same_as_a_rebuild(self) -> None:
         other = str(self.root / f"rebuilt-{random.random()}")

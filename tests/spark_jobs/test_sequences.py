@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from mealrec.config import RunConfig, SparkConfig
 from mealrec.lake import Lake, Provenance
-from mealrec.schema import INTERACTIONS, SCHEMAS, SEQUENCES
+from mealrec.schema import INTERACTIONS, ITEMS, SCHEMAS, SEQUENCES
 from spark_jobs import kcore, shuffle, watched
 from spark_jobs.items import items
 from spark_jobs.sequences import SplitTimes, sequences, split_times
+from tests.spark_jobs.test_nights import FIRST, World, event
 
 Seen = tuple[str, str, int, str, str, bool]  # user_id, video_id, timestamp_ms, event_id, session_id, is_positive
 PAIRS = [(user, video) for user in "abcü" for video in "vwx"]
@@ -133,6 +134,24 @@ def test_what_places_know_of_videos_adds_up(spark: Any, tmp_path: Path) -> None:
     assert {video: list(row.values()) for video, row in found.items()} == {
         video: [len(r), len({x[0] for x in r}), min(x[2] for x in r), max(x[2] for x in r)] for video, r in own.items()
     }
+
+
+@pytest.mark.spark
+def test_an_interaction_with_a_video_that_the_catalogue_does_not_name_is_an_error(spark: Any, tmp_path: Path) -> None:
+    world = World(spark, tmp_path, user_core=1)
+    lake = Lake(world.config.lake)
+    world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST), event("b", "u1", FIRST, video_id="v2")])
+    world.night()
+    world.videos(["v1", "v3"])
+    with pytest.raises(ValueError, match="1 of 2 interactions are of videos that the catalogue does not name: run"):
+        world.sequences()
+    assert not lake.exists(ITEMS) and not lake.exists(SEQUENCES)
+    world.videos(["v1", "v2", "v3"])
+    assert world.sequences()["details"]["items"] == 3
+    world.videos(["v1", "v2", "v3", "v0"])
+    world.sequences()
+    index = {row["video_id"]: row["item_index"] for row in lake.read(ITEMS).to_pylist()}
+    assert index == {"v1": 1, "v2": 2, "v3": 3, "v0": 4}
 
 
 def of_videos(*rows: tuple[str, int, int, int, int]) -> pa.Table:
