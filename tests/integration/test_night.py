@@ -291,9 +291,11 @@ def test_a_run_shows_its_figures_links_and_progress(night: Night) -> None:
 def test_the_lines_of_spark_and_of_rays_workers_are_in_the_runs_log(night: Night) -> None:
     with night.client() as client:
         lines = logs(client, the_second_night(client).id)
+        of_all = [line for run in runs_of(client, "nightly") for line in logs(client, run.id)]
     assert any("to quarantine" in line for line in lines), "said by the Spark driver"
     assert any(line.startswith("joint epoch 3/3:") for line in lines), "said by a Ray Train worker"
-    assert any(line.startswith("worker: ") and "rejected: " in line for line in lines), "said by an extracting actor"
+    # what is broken is tried on the first night alone, unless the second brings more
+    assert any(line.startswith("worker: ") and "rejected: " in line for line in of_all), "said by an extracting actor"
 
 
 def test_the_endpoint_answers_from_the_promoted_version(night: Night, endpoint: str) -> None:
