@@ -6,7 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,8 @@ PLAIN = {"event_id", "payload"}  # nearly every value is different: a dictionary
 
 
 class Parts:
-    """Files of one task below a table's root; `paths`: those written so far, with their rows."""
+    """Files of one task below a table's root; `paths`: those written so far, with their rows. As a context manager it closes
+    them at the end, and takes them back after an error."""
 
     def __init__(self, lake: Lake, table: str) -> None:
         self.filesystem, self.root = lake.filesystem(table)
@@ -28,6 +29,19 @@ class Parts:
         self.dictionary = [f.name for f in self.schema if f.type == pa.string() and f.name not in PLAIN]
         self.open: dict[str, tuple[str, _Closing]] = {}
         self.paths: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.discard()
+            return
+        try:
+            self.close()
+        except OSError:
+            self.discard()
+            raise
 
     def write(self, folders: Mapping[str, str | int], rows: pa.Table) -> None:
         """folders: values of the table's partition columns."""

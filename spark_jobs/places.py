@@ -117,16 +117,11 @@ def _added(one: bytes, other: bytes) -> bytes:
 
 def _write(made: _Sequences, lake: Lake, buckets: int, place: int, held: Iterable[bytes]) -> Iterator[str]:
     """Of a task that fails no file stays."""
-    parts = Parts(lake, SEQUENCES)
-    try:
+    with Parts(lake, SEQUENCES) as parts:
         for data in held:
             rows = made.of(unpacked(data))
             if len(rows):
                 parts.write({"bucket": place % buckets}, rows)
-        parts.close()
-    except Exception:
-        parts.discard()
-        raise
     return iter(parts.paths)
 
 

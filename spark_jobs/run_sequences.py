@@ -46,7 +46,8 @@ def run(job: Job) -> dict[str, Any]:
     times = split_times(*span, valid_share=config.valid_share, test_share=config.test_share)
     job.say(f"k-core settled after {core.rounds} rounds; writing items and sequences")
     sequence_files = places.write(core, index.select(NOTHING_KNOWN.column_names), times)
-    item_files = _written(job.lake, index)
+    with Parts(job.lake, ITEMS) as item_parts:
+        item_parts.write({}, index)
     viewers, kept = core.facts.viewers, core.facts.pairs
     summary = StageSummary(
         stage="sequences",
@@ -63,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
         },
     )
     made = Provenance("sequences", job.digest, job.run_id, {INTERACTIONS: pinned}, summary.counts(), claim=job.claim)
-    job.lake.commit_files(ITEMS, item_files, made, mode="overwrite")
+    job.lake.commit_files(ITEMS, item_parts.paths, made, mode="overwrite")
     version = job.lake.commit_files(SEQUENCES, sequence_files, made, mode="overwrite")
     job.say(f"committed {SEQUENCES} version {version}: {viewers} viewers, {kept} interactions")
     return summary.model_copy(update={"version": version}).model_dump()
@@ -72,17 +73,6 @@ def run(job: Job) -> dict[str, Any]:
 def _known(lake: Lake) -> pa.Table:
     """video_id and item_index of the newest version of `items`."""
     return lake.read(ITEMS, columns=NOTHING_KNOWN.column_names) if lake.exists(ITEMS) else NOTHING_KNOWN
-
-
-def _written(lake: Lake, index: pa.Table) -> list[str]:
-    parts = Parts(lake, ITEMS)
-    try:
-        parts.write({}, index)
-        parts.close()
-    except OSError:
-        parts.discard()
-        raise
-    return list(parts.paths)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """The Spark context of every job. Jobs pass bytes between tasks and work on them as Arrow: no part of Spark's SQL is started,
-which would double the time to the first task."""
+which takes as long again as the context itself."""
 
 from __future__ import annotations
 

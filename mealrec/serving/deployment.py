@@ -17,7 +17,7 @@ from mealrec.console import show_progress
 from mealrec.serving import front, keeper
 from mealrec.serving.app import build
 from mealrec.serving.models import Models
-from mealrec.serving.process import models_of
+from mealrec.serving.process import address_of, models_of
 from mealrec.serving.states import Unavailable
 from mealrec.serving.world import World
 
@@ -47,8 +47,7 @@ def running(config: RunConfig, token_digest: bytes | None) -> Iterator[str]:
     )
     try:
         serve.run(_application(config, token_digest), name=APPLICATION, route_prefix="/")
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http://{host}:{settings.port}"
+        yield address_of(settings)
     finally:
         serve.shutdown()
         ray.kill(held)

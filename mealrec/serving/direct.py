@@ -21,7 +21,7 @@ from mealrec.config import RunConfig
 from mealrec.serving.app import build
 from mealrec.serving.messages import Event
 from mealrec.serving.nearby import Nearby
-from mealrec.serving.process import models_of, states_of
+from mealrec.serving.process import address_of, models_of, states_of
 from mealrec.serving.states import Accepted, Unavailable
 from mealrec.serving.viewers import ViewerStates
 from mealrec.serving.world import World
@@ -52,13 +52,19 @@ class OwnStates:
     async def reach(self) -> None:
         await self.history("")
 
+    def close(self) -> None:
+        self.reader.close()
+
 
 @contextlib.contextmanager
 def running(config: RunConfig, token_digest: bytes | None) -> Iterator[str]:
     """Serve from a thread of this process; yields the address, and answers what is in flight before it ends."""
-    settings = config.serve
-    states = states_of(config)
-    models = models_of(config)
+    with contextlib.closing(states_of(config)) as states, contextlib.closing(OwnStates(states)) as own:
+        yield from _served(config, token_digest, own)
+
+
+def _served(config: RunConfig, token_digest: bytes | None, states: OwnStates) -> Iterator[str]:
+    settings, models = config.serve, models_of(config)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +75,7 @@ def running(config: RunConfig, token_digest: bytes | None) -> Iterator[str]:
             await to_thread.run_sync(models.close)
 
     world, name = World(config), str(os.getpid())
-    app = build(models, OwnStates(states), world, settings, token_digest=token_digest, replica=name, life=life)
+    app = build(models, states, world, settings, token_digest=token_digest, replica=name, life=life)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -89,9 +95,7 @@ def running(config: RunConfig, token_digest: bytes | None) -> Iterator[str]:
             if not thread.is_alive():
                 raise RuntimeError(f"the endpoint did not start on {settings.host} port {settings.port}")
             time.sleep(0.05)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http://{host}:{settings.port}"
+        yield address_of(settings)
     finally:
         server.should_exit = True
         thread.join()
-        states.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mealrec.config import RunConfig
+from mealrec.config import RunConfig, ServeConfig
 from mealrec.lake import Lake
 from mealrec.registry.source import RegistrySource
 from mealrec.registry.tracking import Tracker
@@ -26,6 +26,12 @@ log = logging.getLogger("mealrec.serve")
 
 BUSY_S = 30.0  # how long the lock of a process that is still dying is waited for
 SWITCH_S = 5e-4  # after which a thread of the model lets the event loop go on: a tenth of Python's own
+
+
+def address_of(settings: ServeConfig) -> str:
+    """Where the endpoint answers."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"
 
 
 def models_of(config: RunConfig) -> Models:

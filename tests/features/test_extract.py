@@ -152,6 +152,23 @@ def test_a_decoder_that_spins_for_ever_costs_its_video_alone(
     assert summary.details["done_now"] == 5
 
 
+def killed_between_its_commits(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    real = Lake.commit_files
+
+    def killed_at_the_second(self: Lake, table: str, *args: Any, **kwargs: Any) -> int:
+        if table == FEATURES:
+            raise Killed
+        return real(self, table, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit_files", killed_at_the_second)
+        with pytest.raises(Killed):
+            extract(config)
+
+
 def test_a_run_again_has_nothing_to_do(platform: Path, run_config: RunConfig) -> None:
     first = extract(run_config)
     again = extract(run_config)
@@ -189,22 +206,12 @@ def test_what_was_rejected_stays_so_until_it_may_be_otherwise(
         assert sum(summary.quarantined.values()) == len(quarantined(config))
         return summary.details["rejected_before"], summary.details["done_now"]
 
-    real = Lake.commit_files
-
-    def killed_at_the_second(self: Lake, table: str, *args: Any, **kwargs: Any) -> int:
-        if table == FEATURES:
-            raise KeyboardInterrupt
-        return real(self, table, *args, **kwargs)
-
     assert rejected(run_config) == (0, 6)
     days = Lake(run_config.lake).read(QUARANTINE, columns=["key", "ingest_date"]).to_pylist()
     catalogue = [*(row(v, f"videos/{v}.mp4") for v in "abcdefg"), row("h")]
     (platform / "catalogue.jsonl").write_text("".join(json.dumps(r) + "\n" for r in catalogue))
     shutil.copy(clips / "silent.mp4", platform / "videos" / "g.mp4")
-    with monkeypatch.context() as patch:
-        patch.setattr(Lake, "commit_files", killed_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            extract(run_config)
+    killed_between_its_commits(run_config, monkeypatch)
     assert rejected(run_config) == (2, 0), "finished parts are found, and a killed run is not what is built upon"
     now = Lake(run_config.lake).read(QUARANTINE, columns=["key", "ingest_date"]).to_pylist()
     assert [one for one in now if one["key"] != "h"] == days, "the day on which it was rejected stays"
@@ -251,20 +258,7 @@ def test_too_many_bad_videos_stop_the_stage_before_it_commits(platform: Path, ru
 def test_killed_between_its_two_commits_the_stage_ends_the_same(
     platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    real = Lake.commit_files
-
-    def killed_at_the_second(self: Lake, table: str, *args: Any, **kwargs: Any) -> int:
-        if table == FEATURES:
-            raise Killed
-        return real(self, table, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Lake, "commit_files", killed_at_the_second)
-        with pytest.raises(Killed):
-            extract(run_config)
+    killed_between_its_commits(run_config, monkeypatch)
     assert not Lake(run_config.lake).exists(FEATURES)
     summary = extract(run_config)
     assert summary.details["done_now"] == 0, "finished parts are found"

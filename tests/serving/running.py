@@ -20,10 +20,19 @@ import psutil
 from mealrec.lake import Lake
 from mealrec.serving.server import TOKEN_VARIABLE
 from tests.serving.conftest import Registry
+from tests.serving.test_journal import write_sequences
 from tests.serving.test_models import wait_for
 
 TOKEN = "canary-51d0c7e8aa21"
 NOW = 1_768_900_000_000
+
+
+def two_versions(registry: Registry, bundles: list[Path], lake: Lake) -> list[str]:
+    """A viewer with two videos, and two registered versions of which the first is promoted."""
+    write_sequences(lake, {"u1": [(1, 100), (2, 300)]})
+    versions = [registry.register(bundle) for bundle in bundles]
+    registry.promote(versions[0])
+    return versions
 
 
 class Server:

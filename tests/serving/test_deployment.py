@@ -12,8 +12,7 @@ import pytest
 
 from mealrec.lake import Lake
 from tests.serving.conftest import Registry
-from tests.serving.running import TOKEN, Load, Server, served, serving
-from tests.serving.test_journal import write_sequences
+from tests.serving.running import TOKEN, Load, Server, served, serving, two_versions
 from tests.serving.test_models import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -23,9 +22,7 @@ def test_replicas_and_keeper_killed_and_an_alias_moved_under_load_drop_nothing(
     registry: Registry, bundles: list[Path], tmp_path: Path
 ) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    write_sequences(lake, {"u1": [(1, 100), (2, 300)]})
-    versions = [registry.register(bundle) for bundle in bundles]
-    registry.promote(versions[0])
+    versions = two_versions(registry, bundles, lake)
     log = tmp_path / "log"
     with serving(registry, lake, log, "--replicas", "2") as server:
         assert httpx.get(f"{server.address}/metrics").status_code == 401

@@ -14,8 +14,7 @@ from mealrec.config import ConfigError, RunConfig, override
 from mealrec.lake import Lake
 from mealrec.serving import direct
 from tests.serving.conftest import Registry
-from tests.serving.running import NOW, TOKEN, Load, served, serving
-from tests.serving.test_journal import write_sequences
+from tests.serving.running import NOW, TOKEN, Load, served, serving, two_versions
 
 
 @pytest.mark.slow
@@ -23,9 +22,7 @@ def test_an_alias_is_followed_under_load_and_a_killed_process_loses_no_event(
     registry: Registry, bundles: list[Path], tmp_path: Path
 ) -> None:
     lake = Lake(str(tmp_path / "lake"))
-    write_sequences(lake, {"u1": [(1, 100), (2, 300)]})
-    versions = [registry.register(bundle) for bundle in bundles]
-    registry.promote(versions[0])
+    versions = two_versions(registry, bundles, lake)
     log = tmp_path / "log"
     with serving(registry, lake, log, "--direct") as server:
         assert httpx.get(f"{server.address}/metrics").status_code == 401

@@ -96,13 +96,8 @@ def test_a_part_that_ends_at_any_byte_is_named_and_taken_back(tmp_path: Path) ->
     rows = pa.Table.from_pylist([{"event_id": f"e{n}"} for n in range(2000)], schema=file_schema(INTERACTIONS))
 
     def written() -> Parts:
-        parts = Parts(lake, INTERACTIONS)
-        try:
+        with Parts(lake, INTERACTIONS) as parts:
             parts.write({"event_date": "2026-01-05"}, rows)
-            parts.close()
-        except OSError:
-            parts.discard()
-            raise
         return parts
 
     (path,) = written().paths
