@@ -1,6 +1,6 @@
 """Latency of `mealrec serve` on a quiet machine: p50 and p99 at a given rate, beside an empty handler of Ray Serve.
 
-    python benchmarks/latency.py --rate 50 --seconds 60
+    python benchmarks/latency.py --rate 50 --seconds 60 [--set serve.direct=true --set serve.compiled=true]
 
 Makes a lake of made-up viewers and videos with an untrained model of the default size (what the weights are makes no difference
 to speed), starts `mealrec serve` as a user would and sends open-loop (Poisson) requests: a request's latency counts from when
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -227,8 +229,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def await_compiled(address: str, longest_s: float = 900.0) -> None:
+    end = time.monotonic() + longest_s
+    while time.monotonic() < end:
+        with urllib.request.urlopen(f"{address}/metrics") as answer:
+            if re.search(r'mealrec_model_compiled\{alias="champion".*\} 1\.0', answer.read().decode()):
+                return
+        time.sleep(1)
+    raise SystemExit(f"the champion was not compiled after {longest_s:g} s")
+
+
 def measured(command: list[str], data: Packed, given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     with served(command, scratch / "server.log") as address:
+        if "serve.compiled=true" in command:
+            await_compiled(address)
         asyncio.run(load(address, data, given.rate, given.warm_up, 1))
         return asyncio.run(load(address, data, given.rate, given.seconds, 2))
 

@@ -36,6 +36,11 @@ class ServeConfig(Settings):
     direct: bool = Field(
         False, description="answer from one process, without Ray Serve, which nothing starts again when it dies"
     )
+    compiled: bool = Field(
+        False,
+        description="make native code of the champion, a minute of a core at the lowest priority (needs a C++ compiler); until "
+        "then, and without one, it answers as it is",
+    )
     token_file: str | None = Field(
         None, description="file with the bearer token; None: environment variable MEALREC_SERVE_TOKEN"
     )

@@ -60,6 +60,10 @@ class ContentArrays:
             take["train_count"].float().log1p(),
         )
 
+    def mapped(self, name: str) -> Tensor:
+        """An array as it lies on disk; what is written to it reaches no file."""
+        return torch.from_numpy(np.load(self.root / f"{name}.npy", mmap_mode="c", allow_pickle=False))
+
     @property
     def items(self) -> int:
         """N, padding not counted."""

@@ -27,7 +27,7 @@ class TemporalGuidance(nn.Module):
     def forward(self, tokens: Tokens, content: Content) -> tuple[Tensor, Tensor]:
         """Returns g [n, F, D] and its masked mean [n, D]; a video without frames gives zeros."""
         if not self.enabled:
-            return torch.zeros_like(tokens.x), tokens.x.new_zeros(len(tokens.x), self.width)
+            return torch.zeros_like(tokens.x), tokens.x.new_zeros(tokens.x.shape[0], self.width)
         code = sinusoid(content.position, self.width, scale=TIME_SCALE)
         g = self.layer(self.mix(torch.cat([tokens.x, tokens.delta], -1)) + code, key_mask(tokens.mask))
         g = g * tokens.mask[..., None]

@@ -86,8 +86,11 @@ class MealRec(nn.Module):
 
     def id_vectors(self, index: Tensor, log_popularity: Tensor) -> Tensor:
         """E_i, or the learned null for a video without a trained ID (never seen in training)."""
-        vectors: Tensor = self.ids(index)
-        return torch.where((log_popularity > 0)[..., None], vectors, self.null_id)
+        return self.trained_or_null(self.ids(index), log_popularity)
+
+    def trained_or_null(self, ids: Tensor, log_popularity: Tensor) -> Tensor:
+        """The same from rows of the table [..., D]."""
+        return torch.where((log_popularity > 0)[..., None], ids, self.null_id)
 
     def conditions(self, users: Tensor | None, ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """c = W_c [u ; e_i] (2.3). users None is mode `item`. With a generator (training) each part is replaced by its null
@@ -156,7 +159,7 @@ class MealRec(nn.Module):
         elif refined is not None:
             refined = refined[rows]
         else:
-            own = torch.zeros(len(scene.x), ids.shape[-1], dtype=ids.dtype, device=ids.device)
+            own = torch.zeros(scene.x.shape[0], ids.shape[-1], dtype=ids.dtype, device=ids.device)
             own = own.index_copy(0, rows, ids.detach())  # any of a video's pairs: their IDs are the same
             refined = self.refine(scene, self.conditions(None, own, generator))[rows]
         popularity = content.log_popularity[rows]
@@ -170,7 +173,7 @@ class MealRec(nn.Module):
     def described_plain(self, summary: Summary, text: Tensor, has_frames: Tensor, available: Tensor) -> Tensor:
         """Described content [n, D] of the tokens' mean; zeros for the ID-only model."""
         if not self.settings.content:
-            return self.null_id.new_zeros(len(available), self.settings.width)
+            return self.null_id.new_zeros(available.shape[0], self.settings.width)
         pooled = self.tokeniser.mean_token(summary, available)
         return self.fusion.describe(pooled, text, has_frames, available[:, TEXT])
 

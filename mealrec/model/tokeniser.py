@@ -52,7 +52,7 @@ class FrameTokeniser(nn.Module):
     def mean_token(self, summary: Summary, available: Tensor) -> Tensor:
         """One unit-RMS token [n, D] of the mean frame; available [n, 3]. The projections are linear, so this is the mean of the
         frames' tokens before each was normalised."""
-        mixed = self.bias.expand(len(available), -1)
+        mixed = self.bias.expand(available.shape[0], -1)
         for projection, mean, kind, absent in (
             (self.visual, summary.visual, VIDEO, self.no_visual),
             (self.audio, summary.audio, AUDIO, self.no_audio),

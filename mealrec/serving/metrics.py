@@ -84,6 +84,7 @@ class _OfModels(Collector):
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("mealrec_model_info", "1 for the version that serves", labels=["alias", "version"])
         loaded = GaugeMetricFamily("mealrec_model_loaded_time_seconds", "When it began to serve", labels=["alias"])
+        compiled = GaugeMetricFamily("mealrec_model_compiled", "1 where it answers from native code", labels=["alias"])
         for alias in self.models.aliases:
             try:
                 served = self.models.get(alias)
@@ -91,9 +92,11 @@ class _OfModels(Collector):
                 continue
             info.add_metric([alias, served.version], 1)
             loaded.add_metric([alias], served.loaded_time.timestamp())
+            compiled.add_metric([alias], float(served.recommender.whole is not None))
         counts = self.models.counts
         yield info
         yield loaded
+        yield compiled
         yield CounterMetricFamily("mealrec_model_swaps", "Times an alias moved here", value=counts.swaps)
         yield CounterMetricFamily("mealrec_model_refused", "Versions not fit to serve", value=len(counts.refused))
         yield CounterMetricFamily("mealrec_registry_unreachable", "Asks without an answer", value=counts.unreachable)

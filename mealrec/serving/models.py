@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from mealrec.config import IndexConfig
+from mealrec.model.window import Whole
 from mealrec.serving.recommender import BundleError, Recommender
 
 log = logging.getLogger("mealrec.serve")
@@ -69,16 +71,23 @@ class Counts:
 
 
 class Models:
-    """Versions by alias; `get` never waits for a load. Memory: one recommender a distinct version."""
+    """Versions by alias; `get` never waits for a load. Memory: one recommender a distinct version.
+
+    compiler: makes native code of a version, in minutes; until then, and where it can't, the version answers without."""
 
     def __init__(
-        self, source: Source, scratch: Path, aliases: Sequence[str] = FOLLOWED, index: IndexConfig | None = None
+        self,
+        source: Source,
+        scratch: Path,
+        aliases: Sequence[str] = FOLLOWED,
+        index: IndexConfig | None = None,
+        compiler: Callable[[Recommender], Whole] | None = None,
     ) -> None:
-        self.index = index or IndexConfig()
+        self.index, self.compiler = index or IndexConfig(), compiler
         self.source, self.scratch, self.aliases = source, scratch, tuple(aliases)
         self.counts = Counts()
         self._served: dict[str, Served] = {}
-        self._refreshing = threading.Lock()
+        self._refreshing, self._compiling = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -137,6 +146,23 @@ class Models:
         if standing is not None:
             self.counts.swaps += 1
         log.info("alias %s: version %s serves%s", alias, version, f" after {standing.version}" if standing else "")
+        if self.compiler is not None and alias == self.aliases[0]:  # the one that is asked
+            work = threading.Thread(target=self._compile, args=(served, self.compiler), name="compiler", daemon=True)
+            work.start()
+
+    def _compile(self, served: Served, compiler: Callable[[Recommender], Whole]) -> None:
+        """One version at a time, and none that serves no more."""
+        recommender = served.recommender
+        with self._compiling:
+            if recommender.whole is not None or self._closed.is_set() or served not in self._served.values():
+                return
+            began = time.monotonic()
+            try:
+                recommender.whole = compiler(recommender)
+            except Exception as error:  # of a compiler, of torch, of the disk: the version answers as it is
+                log.warning("version %s answers uncompiled: %s: %s", served.version, type(error).__name__, error)
+            else:
+                log.info("version %s answers compiled (%.0f s)", served.version, time.monotonic() - began)
 
     def _load(self, version: str) -> Served | None:
         """Load and warm up; None where the version is refused."""

@@ -16,6 +16,7 @@ from mealrec.config import RunConfig, ServeConfig
 from mealrec.lake import Lake
 from mealrec.registry.source import RegistrySource
 from mealrec.registry.tracking import Tracker
+from mealrec.serving.compiled import compiled
 from mealrec.serving.folders import own_folder
 from mealrec.serving.journal import Busy
 from mealrec.serving.models import Models
@@ -40,7 +41,8 @@ def models_of(config: RunConfig) -> Models:
     sys.setswitchinterval(SWITCH_S)
     lake = Lake(config.lake, config.work)
     source = RegistrySource(Tracker(config.registry, lake.work))
-    models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index)
+    compiler = compiled if config.serve.compiled else None
+    models = Models(source, own_folder(lake.folder("serving", "models")), index=config.index, compiler=compiler)
     models.refresh()
     gc.collect()
     gc.freeze()  # going over all that libraries and the model hold stops the process for a third of a second

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from mealrec.config import IndexConfig
 from mealrec.data.arrays import ContentArrays
-from mealrec.model.incremental import encode, prefer
+from mealrec.model.incremental import Encoding, encode, prefer
 from mealrec.model.inference import plain_state, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.personal import Candidates, personal_vectors
 from mealrec.model.settings import ModelSettings
 from mealrec.model.top_k import top_k
+from mealrec.model.window import Seen, Tables, Whole, encoding_of, rows_of
 from mealrec.serving.cached import Cached
 from mealrec.serving.encodings import Encodings, Held
 from mealrec.serving.index import Exact, Index, indexed
@@ -59,7 +60,8 @@ class Preferred(NamedTuple):
 class Recommender:
     """A loaded model. Memory: the weights and N x (2 D + F); frames and tokens stay mapped on disk.
 
-    lookup: where videos are looked up, exact unless it is exchanged. viewers: what was encoded of viewers before."""
+    lookup: where videos are looked up, exact unless it is exchanged. viewers: what was encoded of viewers before. whole: the
+    model's pass over one viewer's window as native code, once there is one (compiled.py)."""
 
     def __init__(self, model: MealRec, content: ContentArrays, video_ids: list[str], cached: Cached) -> None:
         self.model, self.content, self.video_ids = model.eval(), content, video_ids
@@ -72,6 +74,7 @@ class Recommender:
         self.moments = _moments(self.salience, content.times())
         self.lookup: Index = Exact(self.catalogue)
         self.viewers = Encodings(VIEWERS_REMEMBERED)
+        self.whole: Whole | None = None
 
     @classmethod
     def load(cls, directory: Path) -> Recommender:
@@ -153,6 +156,16 @@ class Recommender:
         states = plain_state(self.model, self.catalogue, drawn.view(config.states, length))
         self.lookup = indexed(self.catalogue, states, config)
 
+    def tables(self) -> Tables:
+        """What `whole` reads; the videos' content stays mapped on disk."""
+        return Tables(
+            plain=self.cached.plain,
+            ids=self.model.ids.weight.detach(),
+            **{name: self.content.mapped(name) for name in ("visual", "audio", "text", "position", "frame_mask")},
+            available=self.available,
+            log_popularity=self.log_popularity,
+        )
+
     @property
     def can_rerank(self) -> bool:
         """Whether a video's vector depends on who looks at it."""
@@ -169,15 +182,20 @@ class Recommender:
 
     def _prefer_one(self, window: list[int], npd: bool, viewer: str | None) -> Preferred:
         held = None if viewer is None else self.viewers.get(viewer)
-        encoding = encode(
-            self.model, self.content.gather, self.cached.plain, window, None if held is None else held.encoding
-        )
-        if held is not None and held.encoding is encoding and held.preferred is not None and npd:
-            return Preferred(*held.preferred, encoding.user)
-        preferred = prefer(self.model, encoding, npd=npd)
+        if held is None or held.encoding.items != tuple(window):
+            held = self._encoded(window, None if held is None else held.encoding)
+        if npd and held.preferred is None:
+            held = held._replace(preferred=prefer(self.model, held.encoding))
         if viewer is not None:
-            self.viewers.put(viewer, Held(encoding, preferred if npd else None))
-        return Preferred(*preferred, encoding.user)
+            self.viewers.put(viewer, held)
+        preferred = held.preferred if npd else None
+        return Preferred(*(preferred or prefer(self.model, held.encoding, npd=False)), held.encoding.user)
+
+    def _encoded(self, window: list[int], before: Encoding | None) -> Held:
+        if self.whole is None:
+            return Held(encode(self.model, self.content.gather, self.cached.plain, window, before), None)
+        seen = Seen(*self.whole(rows_of(window)))
+        return Held(encoding_of(window, seen), (seen.state, seen.unusual))
 
     def _best(self, states: Tensor, k: int, hidden: Tensor, only: Sequence[int] | None) -> tuple[Tensor, Tensor]:
         """(scores, item indices) [B, up to k]."""
