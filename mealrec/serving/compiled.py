@@ -7,9 +7,9 @@ taken from elsewhere. Before it is used it is compared with the model that it wa
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from mealrec.model.incremental import encode, prefer
 from mealrec.model.window import Seen, Tables, Whole, rows_of
 from mealrec.serving.recommender import Recommender
 
-PACKAGE, CACHE = "window.pt2", "compiling"
+COMPILING = "mealrec.serving.compiling"
+PACKAGE, CACHE = "window.pt2", "cache"
 TIMEOUT_S = 1800.0
 APART = 1e-3  # of a state's length, from the model's own: float32 in another order makes some 1e-6
 
@@ -41,14 +42,13 @@ class Native:
 
 
 def compiled(recommender: Recommender, niceness: int = 19) -> Whole:
-    """Compile what answers for `recommender`, beside its files; takes a minute of one core. Raises NotCompiled."""
+    """Compile what answers for `recommender`: a minute of one core, and for that time the memory of another one. Raises
+    NotCompiled."""
     bundle = recommender.content.root
-    package, cache = bundle / PACKAGE, bundle / CACHE
-    try:
-        _run([sys.executable, "-m", "mealrec.serving.compiling", str(bundle), str(package), str(niceness)], cache)
-    finally:
-        shutil.rmtree(cache, ignore_errors=True)
-    whole = Native(package, recommender.tables())
+    with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:  # nothing in it came with the bundle
+        package = Path(scratch) / PACKAGE
+        _run([sys.executable, "-m", COMPILING, str(bundle), str(package), str(niceness)], Path(scratch) / CACHE)
+        whole = Native(package, recommender.tables())
     compare(recommender, whole)
     return whole
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+import tempfile
 import threading
 from functools import partial
 from pathlib import Path
@@ -38,8 +40,10 @@ def small(served_data: Packed, tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_champion_answers_as_it_is_until_it_is_compiled_and_alike_afterwards(
-    registry: Registry, small: Path, tmp_path: Path
+    registry: Registry, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     registry.promote(registry.register(small))
     at_once = partial(compiled, niceness=0)
     models = Models(RegistrySource(registry.tracker), tmp_path / "scratch", compiler=at_once)
@@ -56,7 +60,7 @@ def test_a_champion_answers_as_it_is_until_it_is_compiled_and_alike_afterwards(
             assert np.allclose(own.unusual, other.unusual, atol=1e-4), (history, npd)
     own, other = (r.recommend([[2, 3]], 5, rerank=9) for r in (recommender, plain))
     assert np.allclose(own.scores, other.scores, atol=1e-4)
-    assert not list((tmp_path / "scratch").rglob("compiling")), "what the compiler kept is gone"
+    assert not list((tmp_path / "temporary").glob("mealrec-*")), "what the compiler kept is gone"
 
 
 def test_a_compiler_that_fails_says_why_and_the_version_answers_as_it_is(
@@ -75,6 +79,22 @@ def test_a_compiler_that_fails_says_why_and_the_version_answers_as_it_is(
     assert re.search("version 1 answers uncompiled: NotCompiled: BundleError: .*items.json", caplog.text)
     assert models.get().recommender.whole is None
     assert models.get().recommender.recommend([[1, 2]], 3).item_index.all()
+
+
+def test_nothing_that_came_with_a_bundle_is_taken_for_compiled_code(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = shutil.copytree(bundles[0], tmp_path / "bundle")
+    asked: list[Path] = []
+
+    def run(command: list[str], cache: Path) -> None:
+        asked.extend([Path(command[4]), cache])
+        raise NotCompiled("as asked")
+
+    monkeypatch.setattr("mealrec.serving.compiled._run", run)
+    with pytest.raises(NotCompiled, match="as asked"):
+        compiled(Recommender.load(bundle))
+    assert len(asked) == 2 and not any(path.is_relative_to(bundle) or path.exists() for path in asked)
 
 
 def test_native_code_that_differs_from_its_model_is_not_used(bundles: list[Path]) -> None:
