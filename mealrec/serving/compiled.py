@@ -6,11 +6,12 @@ taken from elsewhere. Before it is used it is compared with the model that it wa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from mealrec.serving.recommender import Recommender
 
 COMPILING = "mealrec.serving.compiling"
 PACKAGE, CACHE = "window.pt2", "cache"
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 TIMEOUT_S = 1800.0
 APART = 1e-3  # of a state's length, from the model's own: float32 in another order makes some 1e-6
 
@@ -47,8 +49,9 @@ def compiled(recommender: Recommender, niceness: int = 19) -> Whole:
     bundle = recommender.content.root
     with tempfile.TemporaryDirectory(prefix="mealrec-") as scratch:  # nothing in it came with the bundle
         package = Path(scratch) / PACKAGE
-        _run([sys.executable, "-m", COMPILING, str(bundle), str(package), str(niceness)], Path(scratch) / CACHE)
-        whole = Native(package, recommender.tables())
+        with _compiler_keeps_its_own_in(Path(scratch) / CACHE):  # loading asks it as well, what this processor can
+            _run([sys.executable, "-m", COMPILING, str(bundle), str(package), str(niceness)])
+            whole = Native(package, recommender.tables())
     compare(recommender, whole)
     return whole
 
@@ -67,12 +70,23 @@ def compare(recommender: Recommender, whole: Whole) -> None:
             raise NotCompiled(f"a window of {length} videos gives a state that is {apart:.1g} of its length apart")
 
 
-def _run(command: list[str], cache: Path) -> None:
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+@contextlib.contextmanager
+def _compiler_keeps_its_own_in(folder: Path) -> Iterator[None]:
+    """Native code is loaded from there: never from the folder with a known name that torch would use, below /tmp."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop(CACHE_VARIABLE)
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
+
+
+def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(
             command,
-            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
