@@ -242,14 +242,15 @@ def main() -> int:
         }[given.case]
         print(json.dumps(case()))
         return 0
-    before = os.getloadavg()
+    before, commit = os.getloadavg(), commit_of()
+    figures = compared(given, data)
     result = {
         "command": f"python benchmarks/training.py --dataset {given.dataset}{' --until-best' * given.until_best}",
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit_of(),
+        "commit": commit,
         "hardware": hardware(),
         "load_average_before": before,
-        **compared(given, data),
+        **figures,
     }
     kept = json.loads(given.out.read_text()) if given.out.is_file() else {}
     given.out.write_text(json.dumps(kept | {given.dataset: result}, indent=1) + "\n")
