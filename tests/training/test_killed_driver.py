@@ -1,12 +1,15 @@
-"""Ray Train's driver killed with SIGKILL inside an epoch, and the run that goes on from it killed again."""
+"""Ray Train's driver killed with SIGKILL, and the run that goes on from it killed inside an epoch with all its workers."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mealrec.config import RayConfig, TrainConfig
@@ -14,7 +17,7 @@ from mealrec.data.packed import Packed
 from mealrec.training import checkpoint
 from mealrec.training.trainer import Job, train
 from tests.conftest import write_packed
-from tests.integration.servers import until
+from tests.integration.servers import kill_tree, until
 from tests.training.killed_run import digest, settings_of
 from tests.training.without_ray import ROOT, ends_of
 
@@ -48,34 +51,60 @@ def resumed(job: Job) -> list[str]:
     return [line for line in file.read_text().splitlines() if "resumed after" in line] if file.is_file() else []
 
 
-def kill_inside_an_epoch(job: Job, *, resumptions: int) -> None:
-    """Run it until it has been resumed so often and stands at a later step than it then did."""
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(job.to_json())], cwd=ROOT)
+def start(job: Job) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(job.to_json())], cwd=ROOT)
 
-    def lives() -> bool:
-        assert driver.poll() is None, "the run ended before it could be killed"
-        return True
 
+def kill_the_driver(job: Job) -> None:
+    """Once there is a checkpoint. Its workers go on for some seconds, past an epoch's end even."""
+    driver = start(job)
     try:
-        # the workers of a driver that was killed go on for some seconds
-        until(lambda: lives() and len(resumed(job)) == resumptions, "a run that goes on", 240, every_s=0.02)
-        began = stands_at(job)
-
-        def is_further() -> bool:
-            now = stands_at(job)
-            return lives() and now > began and now[1] > 0
-
-        until(is_further, "a step further", 240, every_s=0.02)
+        until(lambda: lives(driver) and stands_at(job) > (0, 0), "a first checkpoint", 240, every_s=0.02)
     finally:
         driver.kill()
         driver.wait()
 
 
-def test_a_run_whose_driver_is_killed_twice_ends_bit_for_bit_the_same(packed: Packed, tmp_path: Path) -> None:
+def kill_everything_inside_an_epoch(job: Job) -> None:
+    """The driver and all its processes at once, as a machine's failure would, at a later step than the one it went on from.
+    Everything is stopped before looking where it stands: otherwise the epoch could end between look and kill."""
+    driver = start(job)
+    tree = psutil.Process(driver.pid)
+    try:
+        # the workers of the driver that was killed before may go on meanwhile
+        until(lambda: lives(driver) and len(resumed(job)) == 1, "a run that goes on", 240, every_s=0.02)
+        began = stands_at(job)
+
+        def is_further() -> bool:
+            signal_all(tree, signal.SIGSTOP)
+            now = stands_at(job)
+            if now > began and now[1] > 0:
+                return True
+            signal_all(tree, signal.SIGCONT)
+            return False
+
+        until(lambda: lives(driver) and is_further(), "a step further", 240, every_s=0.1)
+    finally:
+        kill_tree(tree)
+        driver.wait()
+
+
+def lives(driver: subprocess.Popen[bytes]) -> bool:
+    assert driver.poll() is None, "the run ended before it could be killed"
+    return True
+
+
+def signal_all(tree: psutil.Process, number: int) -> None:
+    for one in (tree, *tree.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.send_signal(number)
+
+
+def test_a_run_that_is_killed_twice_ends_bit_for_bit_the_same(packed: Packed, tmp_path: Path) -> None:
     job = Job("run", str(tmp_path), str(packed.root), settings_of(packed), CONFIG, seed=3)
-    kill_inside_an_epoch(job, resumptions=0)
-    kill_inside_an_epoch(job, resumptions=1)
+    kill_the_driver(job)
+    kill_everything_inside_an_epoch(job)
     last = train(job, RayConfig(), lambda line: None)
-    assert len(set(resumed(job))) == 2 and all("steps" in line for line in resumed(job)), resumed(job)
+    assert len(set(resumed(job))) == 2 and "steps" in resumed(job)[-1], resumed(job)
     end = digest(checkpoint.load(last, job.settings, CONFIG.settings()))
     assert end == ends_of([job], tmp_path / "whole")[0].digest
