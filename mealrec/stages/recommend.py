@@ -48,7 +48,8 @@ def recommend(config: RunConfig, *, run_id: str = "") -> StageSummary:
     claim = lake.claim("recommend", run_id, RECOMMENDATIONS)
     torch.set_num_threads(config.ray.num_cpus)
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = flavour.bundle_of(tracker, f"models:/{name}@{alias}", Path(scratch))
+        # by version: the alias may have moved since it was read
+        bundle = flavour.bundle_of(tracker, f"models:/{name}/{model.version}", Path(scratch))
         recommender = Recommender.load(bundle)
         recommender.use(config.index)
         parts, viewers = _write(lake, sequences, recommender, config.recommend.k, model.version, made_from)
