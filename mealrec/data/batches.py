@@ -20,11 +20,14 @@ BUCKET_BATCHES = 16  # batches whose windows are sorted by length together: litt
 @dataclass(frozen=True)
 class Batch:
     """history [B, L] item indices, left-padded with 0; target [B, L] the next item at each position, 0 where none;
-    positions: targets of this batch over all ranks, the divisor that makes workers' gradients add up exactly."""
+    positions: targets of this batch over all ranks, the divisor that makes workers' gradients add up exactly. share [U]: of
+    what is counted once a video, the part that is this rank's, for each distinct video of its rows in their order; None
+    where it is the whole."""
 
     history: Tensor
     target: Tensor
     positions: int
+    share: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,14 @@ def _window_batch(data: Packed, spans: npt.NDArray[np.int64], rank: int, world: 
     rows = _left_padded(data.sequence, mine)
     history = torch.where(rows[:, 1:] > 0, rows[:, :-1], 0)
     target = torch.where(rows[:, :-1] > 0, rows[:, 1:], 0)
-    return Batch(history, target, positions)
+    return Batch(history, target, positions, _share(data.sequence, spans, rank, world) if world > 1 else None)
+
+
+def _share(sequence: npt.NDArray[np.int64], spans: npt.NDArray[np.int64], rank: int, world: int) -> Tensor:
+    """1 / the number of ranks whose rows hold a video, for each distinct one of this rank's rows in their order."""
+    held = [np.unique(_left_padded(sequence, spans[at::world])) for at in range(min(world, len(spans)))]
+    own = held[rank][held[rank] > 0]
+    return 1 / torch.from_numpy(sum(np.isin(own, other) for other in held)).float()
 
 
 def _left_padded(sequence: npt.NDArray[np.int64], spans: npt.NDArray[np.int64]) -> Tensor:

@@ -108,9 +108,9 @@ class ContentDiffusion(nn.Module):
         generator = torch.Generator().manual_seed(0)
         return torch.randn(scene.x.shape[1:], generator=generator).to(scene.x).expand_as(scene.x)
 
-    def loss(self, scene: Scene, condition: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Sum over videos of the SNR-weighted mean squared error of the tokens at a random step, and how many videos have
-        any frame (divide by that)."""
+    def loss(self, scene: Scene, condition: Tensor, generator: torch.Generator, share: Tensor | None = None) -> Tensor:
+        """Sum over videos of the SNR-weighted mean squared error of the tokens at a random step; share [n]: how much of each
+        video counts, all of it where None."""
         n = scene.x.shape[0]
         t = torch.randint(1, self.steps + 1, (n,), generator=generator, device=scene.x.device)
         noise = torch.randn(scene.x.shape, generator=generator, device=scene.x.device)
@@ -123,4 +123,7 @@ class ContentDiffusion(nn.Module):
         has_frames = (frames > 0).float()
         # an error of the noise already weighs the clean error by the signal-to-noise ratio
         weight = has_frames if self.predicts_noise else has_frames * schedule.snr_weight(alpha_bar[:, 0, 0])
-        return (weight * error).sum(), has_frames.sum()
+        if share is not None:
+            weight = share * weight
+        total: Tensor = (weight * error).sum()
+        return total

@@ -249,7 +249,8 @@ class Trainer:
         if state.progress.stage == "warmup":
             plain = Inputs(history, target, candidates, catalogue, videos, None)
             return warmup_loss(state.model, plain, self.weights, positions, rng)
-        inputs = Inputs(history, target, candidates, catalogue, videos, self.data.content.gather(videos))
+        share = None if batch.share is None else batch.share.to(self.device)
+        inputs = Inputs(history, target, candidates, catalogue, videos, self.data.content.gather(videos), share)
         return joint_loss(state.model, state.teacher, inputs, self.weights, positions, rng)
 
     def _candidates(self, videos: Tensor, rng: torch.Generator) -> Candidates:

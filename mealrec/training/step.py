@@ -67,7 +67,8 @@ class Catalogue:
 
 class Inputs(NamedTuple):
     """One step's tensors: history, target [B, L]; candidates and their part of the catalogue; videos [U], the distinct items
-    of both history and target, and their content (None in the warm-up)."""
+    of both history and target, and their content (None in the warm-up); share [U]: how much of each is this worker's to
+    count (mealrec.data.batches.Batch)."""
 
     history: Tensor
     target: Tensor
@@ -75,6 +76,7 @@ class Inputs(NamedTuple):
     catalogue: Catalogue
     videos: Tensor
     content: Content | None
+    share: Tensor | None = None
 
 
 PARTS = ("divergence", "next_item", "noise", "plain", "reverse", "tcd")  # of the losses, as they are logged
@@ -284,8 +286,8 @@ def _poorer(content: Content, rng: torch.Generator) -> Content:
 
 
 def _diffusion(model: MealRec, inputs: Inputs, scene: Scene, rng: torch.Generator) -> Tensor:
-    """Summed diffusion loss over the step's videos; 0 without TCD."""
+    """Summed diffusion loss over the step's videos, each of them once however many workers hold it; 0 without TCD."""
     if model.settings.tcd != "diffusion" or inputs.content is None:
         return scene.x.new_zeros(())
     ids = model.id_vectors(inputs.videos, inputs.content.log_popularity)
-    return model.tcd.loss(scene, model.conditions(None, ids, rng), rng)[0]
+    return model.tcd.loss(scene, model.conditions(None, ids, rng), rng, inputs.share)

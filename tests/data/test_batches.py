@@ -13,6 +13,7 @@ import torch
 
 from mealrec.data.batches import Batch, Windows, _alike, evaluation_batches, steps_per_epoch, training_batches
 from mealrec.data.packed import Packed
+from mealrec.training.step import distinct
 
 
 def transitions(batches: list[Batch]) -> Counter[tuple[int, int]]:
@@ -44,6 +45,22 @@ def test_every_training_transition_is_seen_once(packed: Packed, max_history: int
     for step in zip(*shared, strict=True):
         held = sum(int((b.target > 0).sum()) for b in step)
         assert {b.positions for b in step} == {held}
+
+
+def test_what_is_counted_once_a_video_is_shared_by_the_ranks_that_hold_it(packed: Packed) -> None:
+    windows = Windows.of(packed, 8)
+    plain = list(training_batches(packed, windows, batch_size=20, seed=1, epoch=4))
+    assert all(batch.share is None for batch in plain)
+    ranks = [training_batches(packed, windows, batch_size=20, seed=1, epoch=4, rank=r, world=3) for r in range(3)]
+    for whole, *parts in zip(plain, *ranks, strict=True):
+        counted: Counter[int] = Counter()
+        for part in parts:
+            if part.share is not None:  # a rank without a row
+                counted.update(
+                    dict(zip(distinct(part.history, part.target).tolist(), part.share.tolist(), strict=True))
+                )
+        assert set(counted) == set(distinct(whole.history, whole.target).tolist())
+        assert all(total == pytest.approx(1) for total in counted.values())
 
 
 def test_epochs_differ_and_repeat_with_the_seed(packed: Packed) -> None:

@@ -45,7 +45,9 @@ def test_without_dropout_workers_train_the_same_but_for_rounding(packed: Packed,
 def test_1_2_and_4_workers_end_with_equal_metrics_within_noise(packed: Packed, tmp_path: Path) -> None:
     """Each worker draws dropout and noise of its own, so the runs differ as seeds do, and no more."""
     jobs = [job(packed, n, seed, warmup_epochs=12, joint_epochs=2) for n in WORKERS for seed in SEEDS]
-    last = [end.curves[-1]["ndcg@10"] for end in ends_of(jobs, tmp_path / "seeds")]
+    ends = [end.curves[-1] for end in ends_of(jobs, tmp_path / "seeds")]
+    tcd, last = ([end[name] for end in ends] for name in ("loss_tcd", "ndcg@10"))
+    assert max(tcd) < 1.3 * min(tcd), "a video counts once, however many workers hold it"
     groups = [last[at : at + len(SEEDS)] for at in range(0, len(last), len(SEEDS))]
     spread = statistics.fmean(statistics.variance(group) for group in groups) ** 0.5
     of_a_difference = spread * (2 / len(SEEDS)) ** 0.5
