@@ -83,12 +83,14 @@ def promotions(config: RunConfig) -> Sequence[Entry]:
 def _settle(
     config: RunConfig, tracker: Tracker, lake: Lake, version: Version, run_id: str, check: Callable[[], None]
 ) -> Trail:
-    """Decide against whoever is champion, and again when that changed meanwhile. check: raises when a newer run has taken
-    over."""
+    """Decide against whoever is champion, and again when that changed meanwhile; once, whoever else decides about the same
+    version. check: raises when a newer run has taken over."""
     packed = packed_dataset(config, lake, pinned_versions(lake))
     challenger = evidence.of_challenger(config, tracker, version, packed)
     for _ in range(ATTEMPTS):
         state = trail.read(lake, config.registry.model_name)
+        if state.decision(version.version) is not None:
+            return state  # another promote of this evaluation was faster, or the answer to our own commit was lost
         standing = None
         if state.champion is not None:
             champion = promotion.get(tracker, state.champion)

@@ -22,9 +22,14 @@ from deltalake import DeltaTable
 from mlflow.tracking import MlflowClient
 
 from mealrec.claims import CLAIMS
+from mealrec.config import override
 from mealrec.lake import SUMMARY_KEY, Lake, Provenance
+from mealrec.presets import preset
+from mealrec.registry import promotion
+from mealrec.registry.tracking import Tracker
 from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, QUARANTINE, RECOMMENDATIONS, SEQUENCES
 from mealrec.sources.simulated.truth import Truth
+from mealrec.stages.promote import _settle, promotions
 from tests.canaries import found_in
 from tests.integration.servers import kill_tree, until
 from tests.small_world import SMALL, command, run
@@ -112,6 +117,18 @@ def test_a_second_run_has_nothing_to_do_and_reports_the_same(world: tuple[Path, 
         first["model"],
         first["salience"],
     )
+
+
+def test_a_version_that_was_decided_is_not_judged_against_itself(world: tuple[Path, dict[str, Any]]) -> None:
+    """By a second promote that had looked before the first one was done."""
+    config = override(preset("demo"), [f"lake={world[0]}", *SMALL])
+    lake = Lake(config.lake)
+    tracker, before = Tracker(config.registry, lake.work), promotions(config)
+    version = promotion.by_alias(tracker, promotion.CHAMPION)
+    assert version is not None and [entry.version for entry in before] == [version.version]
+    state = _settle(config, tracker, lake, version, "", lambda: None)
+    assert (state.champion, state.previous) == (version.version, None)
+    assert promotions(config) == before
 
 
 # a line of the stage's progress that comes before it is done; tests/integration/test_night.py kills in the other stages
