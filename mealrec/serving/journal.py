@@ -89,20 +89,31 @@ class Journal:
         os.close(self._lock)
 
     def _open(self, name: str) -> None:
+        """Go on to that file. On an OSError (no descriptor left) the one before stays open, and the next call tries again."""
         if name == self._name:
             return
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-        self._name = name
-        folder = os.open(self.folder, os.O_RDONLY)
-        os.fsync(folder)  # the file's name must survive as well
-        os.close(folder)
+        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        try:
+            _sync(self.folder)  # the file's name must survive as well
+        except OSError:
+            os.close(fd)
+            raise
+        old, self._fd, self._name = self._fd, fd, name
+        if old >= 0:
+            os.close(old)
 
 
 def line(event: Event) -> str:
     """The event as a line of a landing file: absent fields are left out."""
     return json.dumps(event.model_dump(exclude_none=True))
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -200,6 +203,39 @@ def test_a_full_disk_refuses_the_events_and_leaves_the_journal_whole(lake: Lake)
     )
     assert done.stdout.splitlines() == ["refused 27", "Accepted(accepted=2, duplicates=0)"]
     assert [line["event_id"] for line in lines(lake)] == ["e1", "e2", "e4"]
+
+
+@contextlib.contextmanager
+def descriptors(more: int) -> Iterator[None]:
+    """This process may open so many more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(next_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("more", [0, 1], ids=["the file", "its folder"])
+def test_a_day_whose_file_cannot_be_opened_is_tried_again_and_nothing_leaks(tmp_path: Path, more: int) -> None:
+    journal = Journal(tmp_path)
+    journal.append([event("e1")], "2026-01-20")
+    held = sorted(os.listdir("/proc/self/fd"))
+    with descriptors(more):
+        for _ in range(3):
+            with pytest.raises(OSError, match="Too many open files"):
+                journal.append([event("e2")], "2026-01-21")
+    assert sorted(os.listdir("/proc/self/fd")) == held
+    foreign = os.open(tmp_path / "foreign", os.O_RDWR | os.O_CREAT)  # would get the number of a closed descriptor
+    for day in ("2026-01-20", "2026-01-21"):
+        journal.append([event("e3")], day)
+    os.fstat(foreign)
+    os.close(foreign)
+    journal.close()
+    kept = {name: (tmp_path / name).read_text().count("event_id") for name in (*journal.files(), "foreign")}
+    assert kept == {"served-2026-01-20.jsonl": 2, "served-2026-01-21.jsonl": 1, "foreign": 0}
 
 
 def test_a_replica_nearby_reads_what_the_keeper_acknowledged(lake: Lake) -> None:
