@@ -88,12 +88,28 @@ class Index:
             """
             pragma journal_mode = wal;
             pragma synchronous = normal;
+            create table if not exists journal (folder text primary key) without rowid;
             create table if not exists file (name text primary key, length integer not null) without rowid;
             create table if not exists event (event_id text primary key) without rowid;
             create table if not exists liked (user_id text, video_id text, timestamp_ms integer not null,
                                               primary key (user_id, video_id)) without rowid;
             """
         )
+
+    def follow(self, journal: Path) -> None:
+        """Count as unread what is no longer the file that was read: of another folder, or shorter than it was. What was taken
+        in from it stays: it was acknowledged, and an event that comes again changes nothing."""
+        folder = str(journal.resolve())
+        with self._lock, self._rows:
+            self._rows.execute("begin immediate")
+            if self._rows.execute("select 1 from journal where folder = ?", (folder,)).fetchone() is None:
+                self._rows.execute("delete from file")
+                self._rows.execute("delete from journal")
+                self._rows.execute("insert into journal values (?)", (folder,))
+            for name, length in self._rows.execute("select name, length from file").fetchall():
+                path = journal / name
+                if not path.exists() or path.stat().st_size < length:
+                    self._rows.execute("delete from file where name = ?", (name,))
 
     def length(self, name: str) -> int:
         """How much of a journal file is in here."""
@@ -140,6 +156,7 @@ class ViewerStates:
         self.journal = Journal(journal)
         self.folder = lake.folder("serving", "viewers")
         self.index = _opened(self.folder / INDEX)
+        self.index.follow(self.journal.folder)
         self._writing = threading.Lock()
         self._version: int | None = None
         self._histories: Histories | None = None

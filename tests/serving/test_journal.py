@@ -152,6 +152,40 @@ def test_the_index_is_made_again_from_the_journal(lake: Lake, damage: str) -> No
     assert again.accept([event("e1"), event("e2")]) == (0, 2)
 
 
+def accepted_once(states: ViewerStates, path: Path) -> None:
+    """A new event is in the history and in that file, and is not taken again."""
+    assert states.accept([event("new", "v5")]) == (1, 0) and states.accept([event("new", "v5")]) == (0, 1)
+    assert "v5" in states.history("u1")
+    assert [json.loads(line)["event_id"] for line in path.read_text().splitlines()].count("new") == 1
+
+
+def test_another_folder_for_the_journal_is_read_from_its_start(lake: Lake, tmp_path: Path) -> None:
+    first = states_over(lake)
+    first.accept([event(f"e{n}", "v3") for n in range(9)])
+    first.close()
+    other = ViewerStates(lake, tmp_path / "other", SessionizeConfig(), lambda: DAY)
+    accepted_once(other, tmp_path / "other" / f"served-{DAY}.jsonl")
+    assert other.history("u1") == ["v1", "v2", "v3", "v5"], "what the first journal acknowledged stays"
+    other.close()
+    again = states_over(lake)
+    assert again.accept([event("e1"), event("new")]) == (0, 2)
+
+
+@pytest.mark.parametrize("left", ["nothing", "less"])
+def test_a_journal_file_that_was_archived_or_cut_is_read_from_its_start(lake: Lake, left: str) -> None:
+    states = states_over(lake)
+    states.accept([event(f"e{n}", "v3") for n in range(9)])
+    states.close()
+    path = lake.folder("landing", "events") / f"served-{DAY}.jsonl"
+    if left == "less":
+        path.write_text(json.dumps(event("e9", "v4").model_dump(exclude_none=True)) + "\n")
+    else:
+        path.rename(path.with_name("archived.jsonl"))
+    again = states_over(lake)
+    accepted_once(again, path)
+    assert again.history("u1") == ["v1", "v2", "v3", *(["v4"] if left == "less" else []), "v5"]
+
+
 CHILD = """
 import sys
 from tests.serving.test_journal import DAY, event, states_over
