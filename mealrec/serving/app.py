@@ -13,12 +13,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mealrec import __version__
 from mealrec.config import ServeConfig
 from mealrec.serving import page
 from mealrec.serving.api import router
-from mealrec.serving.guard import LOOPBACK, OPEN_PATHS, Guard, Limits
+from mealrec.serving.guard import LOOPBACK, OPEN_PATHS, Guard, Limits, Refusal, answer
 from mealrec.serving.messages import FieldProblem, problem
 from mealrec.serving.metrics import Measured, Metrics, Peers, alone
 from mealrec.serving.models import Models, NoModel
@@ -55,10 +56,35 @@ def build(
     _explain_errors(app, settings)
     limits = Limits(settings.max_in_flight, token_digest, settings.host in LOOPBACK)
     app.add_middleware(Guard, limits=limits)
+    app.add_middleware(Mistakes)
     app.add_middleware(Measured, metrics=app.state.metrics, replica=replica)
     if token_digest is not None:
         _document_token(app)
     return app
+
+
+class Mistakes:
+    """ASGI middleware: what fails in the app is a 500 of the app's own. A handler for Exception would stand outside of every
+    middleware, where its answer is neither signed nor in the measured time."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting)
+        except Exception:
+            if begun or scope["type"] != "http":
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            await answer(send, Refusal(500, "internal error; the server's log says more"))
 
 
 def _explain_errors(app: FastAPI, settings: ServeConfig) -> None:
@@ -84,15 +110,10 @@ def _explain_errors(app: FastAPI, settings: ServeConfig) -> None:
         after = math.ceil(settings.poll_s) if isinstance(error, NoModel) else 1
         return JSONResponse(problem(str(error)), 503, {"Retry-After": str(after)})
 
-    async def our_mistake(request: Request, error: Exception) -> Response:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return JSONResponse(problem("internal error; the server's log says more"), 500)
-
     app.add_exception_handler(RequestValidationError, wrong_field)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(NoModel, not_now)
     app.add_exception_handler(Unavailable, not_now)
-    app.add_exception_handler(Exception, our_mistake)
 
 
 def _shown(text: str) -> str:

@@ -14,10 +14,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import ASGIApp
 
 from mealrec.config import RunConfig, ServeConfig
 from mealrec.registry.source import RegistrySource
 from mealrec.serving.app import build
+from mealrec.serving.front import Front
 from mealrec.serving.messages import MAX_BODY_BYTES, MAX_K, Event
 from mealrec.serving.metrics import merged
 from mealrec.serving.models import Models
@@ -83,7 +85,7 @@ def states(world: World) -> Iterator[InProcess]:
     made.close()
 
 
-def client_of(app: FastAPI, **headers: str) -> TestClient:
+def client_of(app: ASGIApp, **headers: str) -> TestClient:
     return TestClient(app, base_url="http://127.0.0.1:8080", headers=headers, raise_server_exceptions=False)
 
 
@@ -334,11 +336,28 @@ def test_metrics_of_several_replicas_are_told_apart() -> None:
 
 
 def test_a_mistake_of_ours_is_a_500_that_tells_nothing_and_is_logged(
-    client: TestClient, models: Models, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    models: Models,
+    states: InProcess,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Signed by the replica, so the proxy's middleware takes it for what it is and asks no other replica."""
+    asked = 0
+
     def broken(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal asked
+        asked += 1
         raise RuntimeError("inner secret")
 
     monkeypatch.setattr(models.get().recommender, "recommend", broken)
-    answer = client.post("/recommend", json={"user_id": "u1"})
-    assert answer.status_code == 500 and "secret" not in answer.text and "inner secret" in caplog.text
+    app = build(models, states, world, ServeConfig(), replica="r1")
+    for times, client in enumerate((client_of(app), client_of(Front(app))), start=1):
+        answer = client.post("/recommend", json={"user_id": "u1"})
+        assert (answer.status_code, answer.headers["x-replica"], asked) == (500, "r1", times)
+        assert answer.json()["error"].startswith("internal error") and "secret" not in answer.text
+    assert "inner secret" in caplog.text
+    counted = app.state.metrics.registry.get_sample_value
+    labels = {"method": "POST", "route": "/recommend", "status": "500"}
+    assert counted("mealrec_requests_total", labels) == 2
+    assert counted("mealrec_request_seconds_count", {"route": "/recommend"}) == 2
