@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -16,6 +17,7 @@ from mealrec.serving.world import World
 from mealrec.sources.landing import locate
 
 MOST_VIEWERS = 50
+Stamp = tuple[Path, int, int]  # of the catalogue file: path, size, mtime_ns
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Gallery:
     """Viewers and videos of the lake that is served."""
 
     world: World
-    _titles: tuple[str, dict[str, str]] = field(default=("", {}))
+    _titles: tuple[Stamp | None, dict[str, str]] = field(default=(None, {}))
 
     def viewers(self, starts_with: str, limit: int) -> list[tuple[str, int]]:
         """(user_id, length of the history) of up to `limit` viewers whose id begins so, in table order."""
@@ -37,11 +39,15 @@ class Gallery:
     def titles(self, videos: Sequence[str]) -> dict[str, str]:
         """Titles of those that have one."""
         landing = locate(self.world.config)
-        fingerprint = landing.catalogue_fingerprint()
-        if self._titles[0] != fingerprint:
+        path = landing.catalogue_file()
+        found = path.stat()
+        stamp = path, found.st_size, found.st_mtime_ns
+        held, titles = self._titles
+        if held != stamp:
             rows = landing.catalogue().select(["video_id", "title"]).to_pylist()
-            self._titles = fingerprint, {row["video_id"]: row["title"] for row in rows if row["title"]}
-        return {video: self._titles[1][video] for video in videos if video in self._titles[1]}
+            titles = {row["video_id"]: row["title"] for row in rows if row["title"]}
+            self._titles = stamp, titles
+        return {video: titles[video] for video in videos if video in titles}
 
     def pictures(self, videos: Sequence[str]) -> dict[str, list[str]]:
         """One data URI a frame, for videos that have frames and whose thumbnails were kept."""

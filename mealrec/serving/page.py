@@ -59,9 +59,11 @@ async def viewer(request: Request, user_id: Annotated[Id, Path()], alias: Alias 
     served = state.models.get(alias)
     history = await state.states.history(user_id)
     gallery = _gallery(request)
+    async with state.one_at_a_time:
+        shown = await to_thread.run_sync(strips, served.recommender, history, RECOMMENDED_SHOWN, HISTORY_SHOWN)
+    watched, best, videos = shown
 
-    def look() -> dict[str, Any]:
-        watched, best, videos = strips(served.recommender, history, RECOMMENDED_SHOWN, HISTORY_SHOWN)
+    def dress() -> dict[str, Any]:
         near = [n["video_id"] for strip in best for n in strip["nearest"]]
         titles, pictures = gallery.titles([*videos, *near]), gallery.pictures(videos)
         return {
@@ -73,8 +75,7 @@ async def viewer(request: Request, user_id: Annotated[Id, Path()], alias: Alias 
             "recommended": [dressed(strip, titles, pictures) for strip in best],
         }
 
-    async with state.one_at_a_time:
-        return await to_thread.run_sync(look)
+    return await to_thread.run_sync(dress)
 
 
 @router.get("/page/run")
