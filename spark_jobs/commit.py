@@ -35,16 +35,17 @@ class Plan:
     days_of_file: Mapping[str, frozenset[int]]
 
 
-def prepare(lake: Lake, last: Last | None, made: Made, replaced: frozenset[int] | None, gone: frozenset[str]) -> Plan:
-    """replaced: days that were made anew (None: all). Of the rest, the files of the last night stay."""
+def prepare(lake: Lake, last: Last | None, made: Made, touched: frozenset[int] | None, gone: frozenset[str]) -> Plan:
+    """touched: days that were made anew from their records (None: all). Of the rest, the files of the last night stay, but
+    for the valid rows of days whose sessions moved: those were made from the table, which knows of no reject."""
     good, bad = frozenset(made.parts[INTERACTIONS]), frozenset(made.parts[QUARANTINE])
-    if last is None or replaced is None:
+    if last is None or touched is None:
         rows = sum(made.parts[INTERACTIONS].values())
         return Plan(good, bad, rows, made.reasons, made.per_day, made.days_of_file)
-    days = {day_name(day) for day in replaced}
+    read, days = ({day_name(day) for day in chosen} for chosen in (touched, touched | made.moved))
     kept = {p: n for p, n in rows_of(lake, INTERACTIONS, last.interactions).items() if _value(p, 0) not in days}
     held = [p for p in rows_of(lake, QUARANTINE, last.quarantine) if p.startswith(f"stage={STAGE}/")]
-    held = [path for path in held if _value(path, 1) not in days]
+    held = [path for path in held if _value(path, 1) not in read]
     rewritten = _without(lake, [p for p in held if _value(p, 1).startswith(UNDATED)], gone) if gone else {}
     held = [path for path in held if path not in rewritten]
     bad |= frozenset(new for new in rewritten.values() if new)

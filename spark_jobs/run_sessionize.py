@@ -63,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _night(job: Job, work: engine.Engine, last: night.Last, found: night.Changes) -> tuple[engine.Made, frozenset[int]]:
-    """What is made anew, and the days it replaces."""
+    """What is made anew, and the days that were made from their records."""
     fresh_days = work.days_of(sorted(found.fresh))
     touched = frozenset(found.reopened)
     for name in found.fresh:
@@ -86,10 +86,9 @@ def _night(job: Job, work: engine.Engine, last: night.Last, found: night.Changes
             break
         made.discard(job.lake, made.days_written)
         moved |= further
-    unmoved = beside.after - made.moved
-    made.discard(job.lake, unmoved)
+    made.discard(job.lake, beside.after - made.moved)
     made.days_of_file = {**kept, **fresh_days}
-    return made, touched | (beside.after - unmoved)
+    return made, touched
 
 
 def _stop_when_too_bad(total: int, good: int, quarantined: dict[str, int], share: float, whole: bool) -> None:

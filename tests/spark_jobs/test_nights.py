@@ -152,7 +152,8 @@ def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: An
     world = World(spark, tmp_path)
     for day in range(4):
         rows = [event(f"{day}-{n}", "u1", FIRST + day * DAY + n * 20 * MINUTE) for n in range(72)]
-        world.file(f"events-2026-01-{5 + day:02d}.jsonl", [r for r in rows if r["event_id"] != "1-1"])
+        odd = event(f"odd-{day}", "u1", FIRST + day * DAY, event_type="teleport")
+        world.file(f"events-2026-01-{5 + day:02d}.jsonl", [odd, *(r for r in rows if r["event_id"] != "1-1")])
     world.night()
     lake = Lake(world.config.lake)
     assert len(set(lake.read(INTERACTIONS)["session_id"].to_pylist())) == 2
@@ -160,6 +161,29 @@ def test_a_late_event_joins_sessions_of_days_that_nothing_else_touched(spark: An
     world.night()
     assert len(set(lake.read(INTERACTIONS)["session_id"].to_pylist())) == 1
     assert max(lake.read(INTERACTIONS)["session_position"].to_pylist()) == 287
+    world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_a_day_whose_sessions_move_keeps_its_rejects(spark: Any, tmp_path: Path) -> None:
+    """Its valid rows are made again from the table, its files are not read."""
+    world = World(spark, tmp_path)
+    world.file("events-2026-01-05.jsonl", [event("a", "u2", FIRST)])
+    next_day = [event(f"b{n}", "u1", FIRST + DAY + n * 5 * MINUTE) for n in (1, 2)]
+    next_day += [event("c", "u1", FIRST + DAY, video_id="v9"), event("d", "u1", FIRST + DAY, event_type="teleport")]
+    world.file("events-2026-01-06.jsonl", next_day)
+    world.night()
+    world.file("events-2026-01-05-late.jsonl", [event("e", "u1", FIRST + DAY - 10 * MINUTE)])
+    night = world.night()
+    assert night["details"]["read"]["files"] == 2 and night["quarantined"] == {
+        "unknown_event_type": 1,
+        "unknown_video": 1,
+    }
+    assert len(set(Lake(world.config.lake).read(INTERACTIONS)["session_id"].to_pylist())) == 2
+    world.same_as_a_rebuild()
+    world.videos(["v1", "v2", "v3", "v9"])
+    assert world.night()["quarantined"] == {"unknown_event_type": 1}
     world.same_as_a_rebuild()
 
 
