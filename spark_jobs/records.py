@@ -23,11 +23,17 @@ import pyarrow.parquet as pq
 
 from mealrec.config import ColumnRule
 from mealrec.schema import EVENT_COLUMNS
-from spark_jobs.values import NUMBERS, TEXTS, clock, integers, texts
+from spark_jobs.values import NUMBERS, TEXTS, bytes_of, clock, integers, is_text, texts
 
 BLOCK_BYTES = 4 * 2**20
 BATCH_ROWS = 65_536
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)  # of a gzipped file
+
+
+class Damaged(Exception):
+    """Arrow can't read a file on from here."""
+
+
 RECORD = pa.schema(
     [
         *[(name, pa.string()) for name in TEXTS],
@@ -97,7 +103,7 @@ def records(part: Part, columns: Columns, max_line_bytes: int) -> Iterator[pa.Re
                 yield from csv_records(file, columns, max_line_bytes)
         else:
             yield from _jsonl(part, columns, max_line_bytes)
-    except (*DAMAGE, pa.ArrowException) as error:
+    except (*DAMAGE, Damaged) as error:
         yield broken([(None, None, f"the file is damaged from here on: {error}")])
 
 
@@ -259,23 +265,55 @@ def _scalar(value: Any) -> str | None:
 
 def _parquet(part: Part, columns: Columns) -> Iterator[pa.RecordBatch]:
     number = part.first
-    with pq.ParquetFile(part.path) as file:
-        there = [name for name in dict.fromkeys(columns.theirs.values()) if name in file.schema_arrow.names]
-        groups = list(range(part.start, min(part.end, file.num_row_groups)))
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=there):
-            found = {name: _plain(batch.column(name)) for name in there}
-            lines = pa.array(range(number, number + batch.num_rows), pa.int64())
-            yield columns.record(found, pa.nulls(batch.num_rows, pa.string()), lines)
-            number += batch.num_rows
+    for batch in _batches(part, columns):
+        found = {name: _plain(batch.column(name)) for name in batch.schema.names}
+        lines = pa.array(range(number, number + batch.num_rows), pa.int64())
+        yield columns.record(found, pa.nulls(batch.num_rows, pa.string()), lines)
+        number += batch.num_rows
+
+
+def _batches(part: Part, columns: Columns) -> Iterator[pa.RecordBatch]:
+    """Our columns as they are in the file. Raises Damaged; what one value does to us later is not the file's damage."""
+    try:
+        with pq.ParquetFile(part.path) as file:
+            there = [name for name in dict.fromkeys(columns.theirs.values()) if name in file.schema_arrow.names]
+            groups = list(range(part.start, min(part.end, file.num_row_groups)))
+            yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=there)
+    except pa.ArrowException as error:
+        raise Damaged(str(error)) from error
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """Without dictionaries; nested values as the text that makes them a wrong type."""
+    """Without dictionaries and with UUIDs as text; nested values, and text that is not UTF-8, as the text that makes them a
+    wrong type."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if isinstance(column, pa.UuidArray):
+        return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
     if pa.types.is_nested(column.type):
         return pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()], pa.string())
+    if is_text(column.type):
+        return _utf8(column)
     return column
+
+
+def _utf8(column: pa.Array) -> pa.Array:
+    """Parquet's readers trust the writer that text is UTF-8."""
+    raw = bytes_of(column.cast(pa.string()))
+    if not len(raw) or raw.max() < 0x80:
+        return column
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return pa.array([None if v is None else _decoded(v) for v in column.cast(pa.binary()).to_pylist()], pa.string())
+    return column
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return json.dumps([value.decode("utf-8", "replace")])
 
 
 def _renamed(column: pa.Array, values: Mapping[str, str]) -> pa.Array:

@@ -26,10 +26,10 @@ Typed = tuple[pa.Array, pa.Array | None]  # values, and where they could not be 
 
 
 def texts(column: pa.Array) -> Typed:
-    """Text; numbers as they are written. Objects and lists are wrong."""
+    """Text; numbers as they are written. Objects, lists, times and bytes, whatever they hold, are wrong."""
     kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        if pa.types.is_binary(kind) or pa.types.is_temporal(kind):
+    if not is_text(kind):
+        if _is_bytes(kind) or pa.types.is_temporal(kind):
             return pa.nulls(len(column), pa.string()), pc.is_valid(column)
         return column.cast(pa.string()), None
     column = column.cast(pa.string())
@@ -62,9 +62,9 @@ def clock(column: pa.Array, unit: str) -> Typed:
     if pa.types.is_timestamp(column.type):
         if column.type.tz is None:  # whose midnight is it?
             return pa.nulls(len(column), pa.int64()), pc.is_valid(column)
-        return pc.floor_temporal(column, unit="millisecond").cast(pa.timestamp("ms", "UTC"), safe=False).cast(
-            pa.int64()
-        ), None
+        # in local time there are hours that come twice, and Arrow stops at them
+        utc = pc.floor_temporal(column.cast(pa.timestamp(column.type.unit, "UTC")), unit="millisecond")
+        return utc.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()), None
     return _numbers(column, unit, _from_iso)
 
 
@@ -72,7 +72,7 @@ def _numbers(column: pa.Array, unit: str, otherwise: Callable[[str], int | None]
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.int64()), None
-    if pa.types.is_boolean(kind) or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or _is_text(kind)):
+    if pa.types.is_boolean(kind) or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_text(kind)):
         if pa.types.is_decimal(kind):
             return _numbers(column.cast(pa.string()), unit, otherwise)
         return pa.nulls(len(column), pa.int64()), pc.is_valid(column)
@@ -85,8 +85,13 @@ def _numbers(column: pa.Array, unit: str, otherwise: Callable[[str], int | None]
     return _from_texts(column.cast(pa.string()), unit, otherwise)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _scaled(column: pa.Array, unit: str) -> Typed:

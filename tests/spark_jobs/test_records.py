@@ -8,8 +8,10 @@ import io
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -85,6 +87,55 @@ def test_drift_costs_what_can_not_be_read_and_nothing_else(tmp_path: Path) -> No
     mixed = [*ROWS, event(60, watch_ms=True), event(61, video_id=["v1"]), event(62, timestamp="2026-02-30T00:00:00Z")]
     (tmp_path / "c.jsonl").write_bytes(as_jsonl(mixed))
     assert [r["wrong"] for r in read(tmp_path / "c.jsonl")] == [None] * 50 + ["watch_ms", "video_id", "timestamp"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [
+        (pa.binary(16), bytes(range(240, 256))),
+        (pa.large_binary(), b"\xff\xfe"),
+        (pa.binary(), b"u1"),
+        (pa.string(), b"caf\xe9"),  # Latin-1 that its writer called text
+        (pa.large_string(), b"caf\xe9"),
+    ],
+)
+def test_bytes_where_text_should_be_cost_their_rows_and_not_the_file(
+    tmp_path: Path, kind: pa.DataType, bad: bytes
+) -> None:
+    table = pa.Table.from_pylist(ROWS[:3])
+    raw = pa.array([None, bad, None], kind if pa.types.is_fixed_size_binary(kind) else pa.large_binary())
+    cast = raw if raw.type == kind else pc.cast(raw, kind, safe=False)
+    pq.write_table(table.set_column(0, "event_id", cast), tmp_path / "a.parquet")
+    pq.write_table(table.append_column("more", cast).set_column(4, "timestamp", cast), tmp_path / "b.parquet")
+    assert [(r["wrong"], r["broken"]) for r in read(tmp_path / "a.parquet")] == [
+        (None, None),
+        ("event_id", None),
+        (None, None),
+    ]
+    assert [r["wrong"] for r in read(tmp_path / "b.parquet")] == [None, "timestamp", None]
+
+
+def test_a_uuid_is_the_text_it_is_written_as(tmp_path: Path) -> None:
+    one = UUID("0190c1f2-7b1e-7c33-8000-00000000000f")
+    table = pa.Table.from_pylist(ROWS[:2])
+    pq.write_table(table.set_column(0, "event_id", pa.array([one.bytes, None], pa.uuid())), tmp_path / "a.parquet")
+    found = read(tmp_path / "a.parquet")
+    assert [(r["event_id"], r["wrong"], r["broken"]) for r in found] == [(str(one), None, None), (None, None, None)]
+
+
+def test_the_hour_that_clocks_show_twice_damages_no_file(tmp_path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS[:3])
+    times = pa.array([1_792_888_200_000, 1_792_891_800_000, None], pa.timestamp("ms", "Europe/Berlin"))
+    pq.write_table(table.set_column(4, "timestamp", times), tmp_path / "a.parquet")
+    assert [r["timestamp_ms"] for r in read(tmp_path / "a.parquet")] == [1_792_888_200_000, 1_792_891_800_000, None]
+
+
+def test_what_we_can_not_convert_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a fault of ours would leave out the rest of a healthy file and say that the file is at fault."""
+    pq.write_table(pa.Table.from_pylist(ROWS[:3]), tmp_path / "a.parquet")
+    monkeypatch.setattr(forms, "texts", lambda column: (column.cast(pa.int64()), None))
+    with pytest.raises(pa.ArrowInvalid):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_log_of_other_names_units_and_words_fits_by_config(tmp_path: Path) -> None:

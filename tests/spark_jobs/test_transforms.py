@@ -215,6 +215,7 @@ def test_a_clock_is_read_in_utc_or_not_at_all(text: str, expected: int | None) -
     [
         (pa.array([1_709_251_199_999_999], pa.timestamp("us", "UTC")), 1_709_251_199_999),
         (pa.array([-1], pa.timestamp("us", "Europe/Berlin")), -1),  # a zone is how it is shown, not when it is
+        (pa.array([1_792_891_800_000], pa.timestamp("ms", "Europe/Berlin")), 1_792_891_800_000),  # shown twice
         (pa.array([1_709_251_199], pa.timestamp("s", "UTC")), 1_709_251_199_000),
         (pa.array([1_709_251_199_999], pa.timestamp("ms")), None),  # whose clock?
         (pa.array([1_709_251_199_999.9]), 1_709_251_199_999),
