@@ -67,7 +67,8 @@ def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
     stamp = np.asarray(times.fill_null(0))
     believed = np.asarray(times.is_valid()) & ~_too_early(stamp, rules) & ~_future(stamp, file, rules)
     believed &= ~_too_late(stamp, file, rules)
-    verdicts = _verdicts(columns, stamp, file, rules)
+    # by the ids as they came: no hash is empty or too long
+    verdicts = _verdicts(columns | {"user_id": batch.column("user_id")}, stamp, file, rules)
     code = np.zeros(batch.num_rows, dtype=np.int8)
     for reason, mask in verdicts.items():
         code[(code == 0) & mask] = EVENT_REASONS.index(reason) + 1
@@ -76,8 +77,10 @@ def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
     details = pa.nulls(rows_in, pa.string())
     if bad.any():
         rows = pa.RecordBatch.from_pydict(columns).filter(pa.array(bad)).to_pylist()
+        users = batch.column("user_id").filter(pa.array(bad)).to_pylist()
         said = [
-            _detail(EVENT_REASONS[n - 1], row, rules.config) for n, row in zip(code[bad].tolist(), rows, strict=True)
+            _detail(EVENT_REASONS[n - 1], row | {"user_id": user}, rules.config)
+            for n, row, user in zip(code[bad].tolist(), rows, users, strict=True)
         ]
         details = pc.replace_with_mask(details, pa.array(bad), pa.array(said, pa.string()))
         columns["payload"] = _payloads(columns["payload"], bad, rows)

@@ -262,6 +262,19 @@ def test_hashed_viewers_leave_no_name_behind(tmp_path: Path) -> None:
     assert {r["user_id"] for r in other}.isdisjoint(r["user_id"] for r in good)
 
 
+@pytest.mark.parametrize("key", [None, b"a key of some length"])
+def test_a_viewer_without_an_id_is_none_also_when_ids_are_hashed(tmp_path: Path, key: bytes | None) -> None:
+    long = "u" * (CONFIG.max_field_bytes + 1)
+    lines = [json.dumps(event(n, user_id=user)) for n, user in enumerate(("", " ", None, long))]
+    good, bad = outcomes(tmp_path, lines, key=key)
+    said = sorted((r["key"], r["reason"], r["detail"]) for r in bad)
+    assert good == [] and said == [
+        *((f"e{n}", "missing_key", "absent or empty: user_id") for n in range(3)),
+        ("e3", "oversize_field", f"longer than {CONFIG.max_field_bytes} bytes: user_id"),
+    ]
+    assert key is None or long not in json.dumps(bad)
+
+
 def random_log(seed: int) -> list[dict[str, Any]]:
     draw = random.Random(seed)
     times = [BASE + draw.choice([0, 1, 29, 30, 31, 100]) * MINUTE * n // 3 for n in range(80)]
