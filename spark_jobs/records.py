@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mealrec.config import ColumnRule
 from mealrec.schema import EVENT_COLUMNS
+from mealrec.sources.identifiers import as_text
 from spark_jobs.values import NUMBERS, TEXTS, bytes_of, clock, integers, is_text, texts
 
 BLOCK_BYTES = 4 * 2**20
@@ -288,8 +289,8 @@ def _plain(column: pa.Array) -> pa.Array:
     wrong type."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if isinstance(column, pa.UuidArray):
-        return pa.array([None if v is None else str(v) for v in column.to_pylist()], pa.string())
+    if isinstance(column.type, pa.UuidType):
+        return as_text(column)
     if pa.types.is_nested(column.type):
         return pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()], pa.string())
     if is_text(column.type):

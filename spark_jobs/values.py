@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mealrec.sources.identifiers import as_text
+
 TEXTS = ("event_id", "user_id", "video_id", "event_type", "device")
 NUMBERS = ("timestamp_ms", "watch_ms", "duration_ms")
 IDENTIFIERS = ("event_id", "user_id", "video_id")
@@ -26,12 +28,13 @@ Typed = tuple[pa.Array, pa.Array | None]  # values, and where they could not be 
 
 
 def texts(column: pa.Array) -> Typed:
-    """Text; numbers as they are written. Objects, lists, times and bytes, whatever they hold, are wrong."""
+    """Text; numbers as they are written, whole ones without a point. Objects, lists, times and bytes are wrong, whatever they
+    hold."""
     kind = column.type
     if not is_text(kind):
         if _is_bytes(kind) or pa.types.is_temporal(kind):
             return pa.nulls(len(column), pa.string()), pc.is_valid(column)
-        return column.cast(pa.string()), None
+        return as_text(column), None
     column = column.cast(pa.string())
     raw = bytes_of(column)
     if not ((raw == ord("[")) | (raw == ord("{"))).any():  # a pass over bytes costs a tenth of one over values

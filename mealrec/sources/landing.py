@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from mealrec.config import RunConfig, digest
 from mealrec.lake import Lake
 from mealrec.schema import CATALOGUE_COLUMNS
+from mealrec.sources.identifiers import as_text
 
 EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
@@ -83,7 +84,7 @@ class Landing:
         if "video_id" not in table.column_names:
             raise SourceError(f"{path}: no column video_id; found {', '.join(table.column_names)}")
         columns = [
-            table[name].cast(pa.string()) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
+            as_text(table[name]) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
             for name in CATALOGUE_COLUMNS
         ]
         table = pa.table(columns, schema=CATALOGUE_SCHEMA).sort_by("video_id")

@@ -261,6 +261,21 @@ def test_a_catalogue_may_be_jsonl_csv_or_parquet_and_says_what_is_wrong(tmp_path
         landing.catalogue()
 
 
+def test_a_catalogue_whose_ids_became_floats_has_the_ids_that_they_were(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "catalogue.parquet"
+    pq.write_table(pa.table({"video_id": [12_345_678_901.0, 7.0], "title": [2.5, 3.0]}), path)
+    assert Landing(tmp_path).catalogue().select(["video_id", "title"]).to_pylist() == [
+        {"video_id": "12345678901", "title": "2.5"},
+        {"video_id": "7", "title": "3"},
+    ]
+    pq.write_table(pa.table({"video_id": [7.0, float("nan")]}), path)
+    with pytest.raises(SourceError, match="1 rows without a video_id"):
+        Landing(tmp_path).catalogue()
+
+
 def test_a_folder_of_files_becomes_a_catalogue(tmp_path: Path) -> None:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "deep" / "ünï clip.mp4").write_bytes(b"x")

@@ -115,6 +115,25 @@ def test_bytes_where_text_should_be_cost_their_rows_and_not_the_file(
     assert [r["wrong"] for r in read(tmp_path / "b.parquet")] == [None, "timestamp", None]
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+def test_whole_numbers_that_became_floats_are_the_ids_that_they_were(tmp_path: Path, kind: pa.DataType) -> None:
+    ids = pa.array([12_345_678_901, None, 0, -7, 2**53 - 1], kind)
+    if kind == pa.float64():
+        ids = pa.array([n if n is not None else float("nan") for n in ids.to_pylist()])  # as pandas writes a null
+    table = pa.Table.from_pylist(ROWS[:5]).set_column(1, "user_id", ids)
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read(tmp_path / "a.parquet")
+    assert [(r["user_id"], r["wrong"]) for r in found] == [
+        (text, None) for text in ("12345678901", None, "0", "-7", "9007199254740991")
+    ]
+
+
+def test_fractions_and_what_a_float_can_not_tell_apart_stay_as_they_are_written(tmp_path: Path) -> None:
+    ids = pa.array([0.5, 2.0**60, float("inf")])
+    pq.write_table(pa.Table.from_pylist(ROWS[:3]).set_column(1, "user_id", ids), tmp_path / "a.parquet")
+    assert [r["user_id"] for r in read(tmp_path / "a.parquet")] == ["0.5", "1.152921504606847e+18", "inf"]
+
+
 def test_a_uuid_is_the_text_it_is_written_as(tmp_path: Path) -> None:
     one = UUID("0190c1f2-7b1e-7c33-8000-00000000000f")
     table = pa.Table.from_pylist(ROWS[:2])
