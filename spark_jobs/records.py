@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +173,8 @@ def chunks(file: BinaryIO, left: int | None) -> Iterator[bytes]:
 def _jsonl(part: Part, columns: Columns, max_line_bytes: int) -> Iterator[pa.RecordBatch]:
     number = part.first
     for block, cut in blocks(part, max_line_bytes):
+        if part.start == 0 and number == part.first and not (block := block.removeprefix(BOM_UTF8)):
+            continue
         if cut:
             yield oversize_line(number, block, max_line_bytes)
             number += 1
@@ -227,11 +230,12 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
     for number, raw in enumerate(lines, start=first):
         if not raw.strip():
             continue
-        text = raw.rstrip(b"\r").decode("utf-8", "replace")
+        raw = raw.rstrip(b"\r")
+        text = raw.decode("utf-8", "replace")
         if len(raw) > max_line_bytes:
             bad.append((number, text[:max_line_bytes], f"oversize: the line is longer than {max_line_bytes} bytes"))
             continue
-        record = None if "\ufffd" in text else _object(text)
+        record = _object(raw)
         if record is None:
             bad.append((number, text, "the line is not a JSON object in UTF-8"))
         else:
@@ -244,11 +248,11 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
     return pa.concat_batches([batch, broken(bad)]) if bad else batch
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def _object(line: bytes) -> dict[str, Any] | None:
     try:
         # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        found = json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
+    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
         return None
     return found if isinstance(found, dict) else None
 

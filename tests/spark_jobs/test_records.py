@@ -200,6 +200,32 @@ def test_one_bad_line_in_a_block_is_one_bad_line(tmp_path: Path, line: str) -> N
     assert sorted(r["line"] for r in found if not r["broken"]) == [1, 2, 3, 4, 5, 8, 9, 10, 11]
 
 
+def test_a_line_is_good_or_bad_whatever_its_neighbours_are(tmp_path: Path) -> None:
+    """U+FFFD is a character like others, also in a block that is read line by line."""
+    line = json.dumps(event(1, device="a\ufffdb"), ensure_ascii=False).encode() + b"\n"
+    for name, more in (("alone", b""), ("beside", b'{"event_id": "\xff"}\n')):
+        (tmp_path / f"{name}.jsonl").write_bytes(line + more)
+        found = sorted(read(tmp_path / f"{name}.jsonl"), key=lambda r: r["line"])
+        assert (found[0]["device"], found[0]["broken"]) == ("a\ufffdb", None), name
+        assert [r["broken"] for r in found[1:]] == ["the line is not a JSON object in UTF-8"] * bool(more)
+
+
+def test_a_byte_order_mark_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.jsonl").write_bytes(mark + as_jsonl(ROWS))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(mark + as_jsonl(ROWS)))
+    for text in (b"", b"\n"):
+        (tmp_path / "nothing.jsonl").write_bytes(mark + text)
+        assert read(tmp_path / "nothing.jsonl") == []
+    monkeypatch.setattr(units, "SPLIT_BYTES", 1500)
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        found = read(tmp_path / name)
+        assert [(r["line"], r["event_id"], r["broken"]) for r in found] == [(n + 1, f"e{n}", None) for n in range(50)]
+        assert json.loads(found[0]["payload"]) == ROWS[0]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(ROWS[:1]) + mark + as_jsonl(ROWS[1:2]))  # elsewhere it is no mark
+    assert [r["line"] for r in read(tmp_path / "a.jsonl") if r["broken"]] == [2]
+
+
 def test_a_long_line_is_cut_and_told_and_memory_is_not_its_victim(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

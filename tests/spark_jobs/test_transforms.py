@@ -61,7 +61,7 @@ def judged(
     paths = []
     for n in range(files):
         path = folder / f"events-2026-01-{n + 5:02d}.jsonl"
-        path.write_text("".join(f"{line}\n" for line in lines[n::files]))
+        path.write_text("".join(f"{line}\n" for line in lines[n::files]), errors="surrogateescape")
         paths.append(str(path))
     days = [day_number(f"2026-01-{n + 5:02d}") for n in range(files)]
     made = Rules(config, frozenset(videos), days, **rules)
@@ -135,8 +135,8 @@ def test_every_reason_is_given_to_what_deserves_it_and_nothing_is_lost(tmp_path:
     assert set(BAD) == set(EVENT_REASONS)
     lines = GOOD + [line for bad in BAD.values() for line in bad]
     random.Random(1).shuffle(lines)
-    lines = [line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for line in lines]
     good, bad = outcomes(tmp_path, [*lines, "", "   "], config=STRICT)
+    lines = [line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for line in lines]
     assert Counter(r["reason"] for r in bad) == Counter({reason: len(rows) for reason, rows in BAD.items()})
     assert {r["event_id"] for r in good} == {"e100", "e101", "e102", "e103", "e104"}
     kept = {r["payload"]: r for r in bad}
@@ -145,7 +145,7 @@ def test_every_reason_is_given_to_what_deserves_it_and_nothing_is_lost(tmp_path:
     assert one["key"] == "e11" and "watch_ms is 50000" in one["detail"]
     assert kept[BAD["unknown_video"][0]]["key"] == "v404"
     file = tmp_path / one["source_file"]
-    assert file.read_text().splitlines()[one["line"] - 1] == one["payload"]
+    assert file.read_text(errors="replace").splitlines()[one["line"] - 1] == one["payload"]
 
 
 def test_the_first_reason_in_the_list_is_the_one_that_is_given(tmp_path: Path) -> None:
