@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,7 @@ from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
 TokenKind = Literal["frames", "title"]
 Say = Callable[[str], None]
+DEAD_AFTER_S = 86_400
 
 
 def pack(
@@ -34,7 +38,8 @@ def pack(
     say: Say,
     protocol: Protocol = "leave-one-out",
 ) -> Path:
-    """Write the dataset into `out` (by rename at the end, so a killed run leaves nothing that looks whole).
+    """Write the dataset into `out`: in a folder of its own and by rename at the end, so that a killed run leaves nothing that
+    looks whole, and of two runs at once the first gives the dataset.
 
     versions pins each table; `frames` is F: frames kept a video, or title tokens where `tokens` is "title"; protocol says
     what trains and what is held out.
@@ -42,18 +47,44 @@ def pack(
     if out.is_dir():
         say(f"packed dataset {out.name} is there already")
         return out
-    building = out.with_name(out.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)
+    building = out.with_name(f"{out.name}.building-{uuid4().hex}")
     building.mkdir(parents=True)
+    try:
+        _sweep(out, building / "dead")
+        said = _build(lake, versions, building, tokens, frames, protocol)
+        building.rename(out)
+    except OSError:
+        if not out.is_dir():
+            raise
+        said = f"packed dataset {out.name} was made by another run meanwhile"
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    say(said)
+    return out
+
+
+def _sweep(out: Path, dead: Path) -> None:
+    """Remove what runs that were killed long ago had built. Away with the name first: one that wakes up then fails."""
+    for path in out.parent.iterdir():
+        if not path.name.startswith(f"{out.name}.building"):
+            continue
+        with suppress(FileNotFoundError):  # another run was faster
+            if path.stat().st_mtime < time.time() - DEAD_AFTER_S:
+                path.rename(dead)
+                shutil.rmtree(dead)
+
+
+def _build(
+    lake: Lake, versions: dict[str, int], building: Path, tokens: TokenKind, frames: int, protocol: Protocol
+) -> str:
+    """What was packed, in words."""
     ids = _item_ids(lake, versions[ITEMS])
     (building / "items.json").write_text(json.dumps(ids))
     viewers, interactions = _sequences(lake, versions[SEQUENCES], building, len(ids), protocol)
     described = _features(lake, versions[FEATURES], building, ids, tokens, frames)
     meta = {"protocol": protocol, "tokens": tokens, "versions": versions, "lake": lake.root}
     (building / "meta.json").write_text(json.dumps(meta))
-    building.rename(out)
-    say(f"packed {viewers} viewers, {interactions} interactions, {len(ids)} videos ({described} with content)")
-    return out
+    return f"packed {viewers} viewers, {interactions} interactions, {len(ids)} videos ({described} with content)"
 
 
 def _item_ids(lake: Lake, version: int) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mealrec.data import pack as module
 from mealrec.data.pack import pack
 from mealrec.data.packed import Packed
 from mealrec.lake import Lake, Provenance
@@ -115,13 +119,49 @@ def test_a_temporal_split_follows_the_times_of_the_table(lake: Lake, tmp_path: P
 
 def test_a_killed_build_leaves_nothing_that_looks_whole(lake: Lake, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    (tmp_path / "out.building").mkdir()
-    (tmp_path / "out.building" / "meta.json").write_text("{}")
+    for name in ("out.building-old", "out.building-young", "outer.building-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").write_text("{}")
+        os.utime(tmp_path / name, times=(time.time() - (1 if "young" in name else 2 * 86_400),) * 2)
     assert packed(lake, out, "frames", 3).items == 3
-    assert not (tmp_path / "out.building").exists()
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "lake",
+        "out",
+        "out.building-young",
+        "outer.building-old",
+    }  # the young one may be alive
+
+
+def test_of_two_runs_at_once_the_first_gives_the_dataset_and_neither_spoils_it(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends while the first fills its arrays."""
+    out, real, said = tmp_path / "out", module._features, []
+    versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
+
+    def run(name: str, frames: int) -> Path:
+        return pack(
+            lake, versions, out, tokens="frames", frames=frames, say=lambda line: said.append(f"{name}: {line}")
+        )
+
+    def features(*arguments: Any) -> int:
+        monkeypatch.setattr(module, "_features", real)
+        run("second", 3)
+        assert Packed.open(out).content.arrays["visual"][2].tolist() == [[0, 1, 2], [3, 4, 5], [0, 0, 0]]
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_features", features)
+    assert run("first", 2) == out
+    assert said == [
+        "second: packed 2 viewers, 5 interactions, 3 videos (2 with content)",
+        "first: packed dataset out was made by another run meanwhile",
+    ]
+    assert Packed.open(out).content.arrays["visual"].shape[1] == 3
+    assert {p.name for p in tmp_path.iterdir()} == {"lake", "out"}
 
 
 def test_an_item_index_with_holes_is_refused(lake: Lake, tmp_path: Path) -> None:
     lake.write(ITEMS, rows(ITEMS, [{"video_id": "v1", "item_index": 1}, {"video_id": "v3", "item_index": 3}]), MADE)
     with pytest.raises(ValueError, match="not dense from 1 to 2"):
         packed(lake, tmp_path / "out", "frames", 3)
+    assert not list(tmp_path.glob("out*"))
