@@ -6,6 +6,7 @@ a search that goes on ends as one that was never stopped, and no database is nee
 
 from __future__ import annotations
 
+import inspect
 import json
 import time
 from collections import deque
@@ -17,10 +18,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mealrec.bench.cell import complete_settings, train_cell
+from mealrec.bench.cell import TRAINED, complete_settings, train_cell
 from mealrec.bench.folder import open_folder
 from mealrec.bench.quality import name_of
-from mealrec.bench.rows import SHARED, row
+from mealrec.bench.rows import SHARED, Row, row
 from mealrec.evaluation.metrics import summarise
 from mealrec.evaluation.ranking import rank_targets
 
@@ -86,13 +87,16 @@ def _shown(trial: Trial) -> str:
 
 def ask(search: Search, done: Sequence[Trial]) -> dict[str, Any] | None:
     """Settings to try after the trials `done`: the untuned ones first, then what the sampler gives that was not tried yet; None
-    where it gives nothing new."""
+    where it gives nothing new. Raises ValueError for a space that names what the row has no untuned value of."""
     import optuna
 
     space = row(search.model).space
     if not done:
-        base = complete_settings(row(search.model), {}, name_of(str(search.folder)))
-        return {name: base.get(name, values[0]) for name, values in space.items()}
+        base = _untuned(row(search.model), name_of(str(search.folder)))
+        unknown = [name for name in space if name not in base]
+        if unknown:
+            raise ValueError(f"{search.model}: no untuned value of {', '.join(unknown)}")
+        return {name: base[name] for name in space}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kinds: dict[str, Any] = {n: optuna.distributions.CategoricalDistribution(list(v)) for n, v in space.items()}
     made = [
@@ -109,6 +113,13 @@ def ask(search: Search, done: Sequence[Trial]) -> dict[str, Any] | None:
         if asked not in [trial["settings"] for trial in done]:
             return asked
     return None
+
+
+def _untuned(of: Row, dataset: str) -> dict[str, Any]:
+    """What a row runs with before it is tuned: where the tables say nothing, the defaults of its class."""
+    asked = inspect.signature(TRAINED[of.name]).parameters if of.kind == "trained" else {}
+    own = {name: p.default for name, p in asked.items() if p.default is not inspect.Parameter.empty}
+    return own | complete_settings(of, {}, dataset)
 
 
 def validated(search: Search, settings: Mapping[str, Any], cache: Path) -> Trial:

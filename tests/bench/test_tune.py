@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from mealrec.bench import tune
-from mealrec.bench.rows import ROWS
+from mealrec.bench.cell import TRAINED, complete_settings, train_cell
+from mealrec.bench.rows import ROWS, row
+from mealrec.data.packed import Packed
 from tests.conftest import write_packed
 
 MODEL = "itemknn"
@@ -49,6 +53,40 @@ def test_the_first_trial_is_of_the_untuned_settings(tmp_path: Path) -> None:
     assert first == {"lr": 1e-3, "dropout": 0.3, "batch_size": 512}, "also where they lie beside the space"
     second = tune.ask(large, [{"settings": first, "valid_ndcg@10": 0.1}])
     assert second is not None and second["batch_size"] in ROWS["sasrec"].space["batch_size"]
+
+
+def runs_untuned(model: str, packed: Packed, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Every setting that a row's training reads when nothing is chosen: what its class is given or has itself."""
+    made: dict[str, object] = {}
+
+    def built(self: object, *given: object, **named: object) -> NoReturn:
+        bound = inspect.signature(plain).bind(self, *given, **named)
+        bound.apply_defaults()
+        made.update(bound.arguments)
+        raise InterruptedError
+
+    kind = TRAINED[model]
+    plain = kind.__init__
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(kind, "__init__", built)
+        train_cell(row(model), packed, complete_settings(row(model), {}, "tiny"), seed=0)
+    return complete_settings(row(model), {}, "tiny") | made
+
+
+@pytest.mark.parametrize("model", [name for name in ROWS if ROWS[name].space])
+def test_the_first_trial_of_every_row_is_what_it_runs_untuned(
+    model: str, packed: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tune.ask(tune.Search(tmp_path / "tiny", model), [])
+    trained = ROWS[model].kind == "trained"
+    untuned = runs_untuned(model, packed, monkeypatch) if trained else complete_settings(row(model), {}, "tiny")
+    assert first == {name: untuned[name] for name in ROWS[model].space}
+
+
+def test_a_space_of_what_a_row_has_not_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS["diffrec"].space, "widht", (1, 2))  # type: ignore[index]
+    with pytest.raises(ValueError, match="diffrec: no untuned value of widht"):
+        tune.ask(tune.Search(tmp_path / "tiny", "diffrec"), [])
 
 
 def test_a_space_that_is_used_up_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
