@@ -235,7 +235,8 @@ class MealRec(nn.Module):
         turned, there = z.gather(1, turn[..., None].expand_as(z)), mask.gather(1, turn)
         both = torch.cat([z, (turned + self.backwards) * there[..., None]])
         before, after = self.users_before(both, torch.cat([mask, there])).chunk(2)
-        return before, after.gather(1, torch.argsort(turn, 1)[..., None].expand_as(z))
+        after = after.gather(1, torch.argsort(turn, 1)[..., None].expand_as(z))
+        return before.detach(), after.detach()  # the filler where nothing came before is a parameter
 
     def denoise_states(self, states: Tensor, history: History) -> Tensor:
         """NPD behind the backbone, as the specification has it (npd `state`)."""

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from mealrec.data.packed import Packed
 from mealrec.model import corruption
 from mealrec.model.content import AUDIO, VIDEO
 from mealrec.model.mealrec import MealRec
+from mealrec.model.npd import PreferenceDenoiser
 from mealrec.model.settings import ModelSettings, Npd
 from mealrec.training import step
 from mealrec.training.candidates import everything
@@ -95,6 +97,9 @@ def test_every_part_of_the_model_gets_a_gradient_in_the_joint_stage(packed: Pack
 def gradients(packed: Packed, npd: Npd, weights: LossWeights) -> dict[str, torch.Tensor]:
     """Of what is learned from corrupted histories alone, those that are not zero."""
     model, inputs, rng = model_of(packed, npd), inputs_of(packed), torch.Generator().manual_seed(5)
+    if isinstance(model.npd, PreferenceDenoiser):  # zero at the start, so that nothing reaches what it reads
+        for layer in (model.npd.noise, model.npd.residual):
+            nn.init.normal_(layer.weight, std=0.1)
     drawn = corruption.Draw(torch.full((3,), corruption.GAUSSIAN), torch.full((3,), 0.5))
     held, stripped = step._encode_history(model, inputs, model.scene(inputs.content), rng, drawn)
     _, vectors = step._candidate_vectors(model, inputs, weights, rng)
