@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mealrec.evaluation.ranking import Scorer
 from mealrec.model.content import Content
@@ -18,22 +19,24 @@ TRAINED_ON = "train_replace="  # a variant's name is this and the share of the t
 POORER = (("noise", 1.0), ("tokens", 0.5), ("video", 0.5), ("title", 0.5))
 
 
-def corrupted(scorer: Scorer, kind: str, share: float, popularity: Tensor, seed: int) -> Scorer:
+def corrupted(scorer: Scorer, kind: str, share: float, popularity: Tensor, seed: int, max_history: int) -> Scorer:
     """The scorer on histories of which each item is, with probability `share`, replaced by a popularity-sampled one
-    (`replace`), dropped (`drop`), or followed by one (`insert`, the oldest falls out of the window). R1.
+    (`replace`), dropped (`drop`), or followed by one (`insert`; what is then older than the newest max_history falls out). R1.
 
-    The same histories are corrupted alike for every model: draws depend on (seed, history). Raises ValueError for another
-    kind."""
+    The same histories are corrupted alike for every model and in every batch: draws depend on (seed, history). Raises
+    ValueError for another kind."""
     if kind not in ("replace", "drop", "insert"):
         raise ValueError(f"unknown corruption {kind!r}; valid: replace, drop, insert")
 
     def score(history: Tensor) -> Tensor:
-        return scorer(torch.stack([_corrupt(row, kind, share, popularity, seed) for row in history]))
+        rows = [_corrupt(row, kind, share, popularity, seed)[-max_history:] for row in history]
+        return scorer(pad_sequence(rows, batch_first=True, padding_side="left").to(history.device))
 
     return score
 
 
 def _corrupt(row: Tensor, kind: str, share: float, popularity: Tensor, seed: int) -> Tensor:
+    """The items of a corrupted history, without padding, on the CPU."""
     items = row[row > 0].cpu()
     place = torch.arange(1, len(items) + 1)
     rng = torch.Generator().manual_seed(seed * 1_000_003 + int((items * place).sum()) % 2**31)
@@ -41,16 +44,11 @@ def _corrupt(row: Tensor, kind: str, share: float, popularity: Tensor, seed: int
     strangers = torch.multinomial(popularity.cpu().float(), max(len(items), 1), replacement=True, generator=rng)
     strangers = strangers[: len(items)]
     if kind == "replace":
-        kept = torch.where(hit, strangers, items)
-    elif kind == "drop":
-        kept = items[~hit] if not bool(hit.all()) else items[-1:]
-    else:
-        kept = torch.stack([items, torch.where(hit, strangers, 0)], 1).reshape(-1)
-        kept = kept[kept > 0][-len(row) :]
-    out = torch.zeros_like(row)
-    if len(kept):
-        out[-len(kept) :] = kept.to(row.device)
-    return out
+        return torch.where(hit, strangers, items)
+    if kind == "drop":
+        return items[~hit] if not bool(hit.all()) else items[-1:]
+    kept = torch.stack([items, torch.where(hit, strangers, 0)], 1).reshape(-1)
+    return kept[kept > 0]
 
 
 def poorer(gather: Gather, kind: str, level: float, seed: int) -> Callable[[Tensor], Content]:

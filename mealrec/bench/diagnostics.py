@@ -41,7 +41,7 @@ def diagnose(ready: Ready, max_history: int) -> dict[str, float]:
                 moved.append(preference(model, ready.data.content.gather, history, tokens).unusual)
                 return history.float()
 
-            disturbed = corrupted(score, "replace", level, popularity, 1)
+            disturbed = corrupted(score, "replace", level, popularity, 1, max_history)
             for history in histories:
                 disturbed(history)
             out[f"unusual@{level}"] = float(torch.cat(moved).mean())

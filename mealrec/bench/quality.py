@@ -218,7 +218,7 @@ def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str
     """Ranks with disturbed histories (R1) and, for a row that reads content, with poorer content (R2)."""
     data, popularity = ready.data, ready.data.content.train_count().float()
     scorers = {
-        f"{kind}={share}": corrupted(ready.scorer, kind, share, popularity, CONDITION_SEED)
+        f"{kind}={share}": corrupted(ready.scorer, kind, share, popularity, CONDITION_SEED, history)
         for kind, share in [*(("replace", share) for share in SHARES), ("drop", 0.3), ("insert", 0.3)]
     }
     if ready.rescore is not None:

@@ -65,19 +65,49 @@ def test_histories_are_disturbed_at_their_share_and_alike_for_every_model() -> N
         seen.append(given)
         return given.float()
 
-    corrupted(score, "replace", 0.3, popularity, 1)(history)
-    corrupted(score, "replace", 0.3, popularity, 1)(history.flip(0))
+    corrupted(score, "replace", 0.3, popularity, 1, 10)(history)
+    corrupted(score, "replace", 0.3, popularity, 1, 10)(history.flip(0))
     assert torch.equal(seen[0], seen[1].flip(0))
     strange = seen[0] > 50
-    assert not bool(strange[:, :4].any()) and 0.26 < float(strange[:, 4:].float().mean()) < 0.34
-    assert torch.equal(seen[0][~strange], history[~strange])
-    corrupted(score, "drop", 0.3, popularity, 1)(history)
+    assert 0.26 < float(strange.float().mean()) < 0.34
+    assert torch.equal(seen[0][~strange], history[:, 4:][~strange])
+    corrupted(score, "drop", 0.3, popularity, 1, 10)(history)
     assert 0.26 < 1 - float((seen[2] > 0).sum()) / float((history > 0).sum()) < 0.34
     assert bool((seen[2][:, -1] > 0).all())
-    corrupted(score, "insert", 0.3, popularity, 1)(history)
-    assert float((seen[3] > 50).float().sum()) > 300 and seen[3].shape == history.shape
+    corrupted(score, "insert", 0.3, popularity, 1, 10)(history)
+    assert float((seen[3] > 50).float().sum()) > 300 and seen[3].shape == (300, 10)
     with pytest.raises(ValueError, match="valid: replace, drop, insert"):
-        corrupted(score, "flip", 0.3, popularity, 1)
+        corrupted(score, "flip", 0.3, popularity, 1, 10)
+
+
+@pytest.mark.parametrize("kind", ["replace", "drop", "insert"])
+def test_a_viewers_disturbed_history_is_the_same_whatever_the_batch(kind: str) -> None:
+    short = torch.randint(1, 50, (40, 6))
+    beside = torch.randint(1, 50, (1, 14))
+    alone, padded = (disturbed(kind, h) for h in (short, torch.cat([torch.nn.functional.pad(short, (8, 0)), beside])))
+    assert alone == padded[:-1]
+
+
+def test_an_insertion_pushes_out_what_is_older_than_the_window_and_nothing_else() -> None:
+    history = torch.randint(1, 50, (300, 8))
+    for whole, found in zip(history.tolist(), disturbed("insert", history), strict=True):
+        true = [item for item in found if item <= 50]
+        assert true == whole[-len(true) :]
+        assert len(true) == len(whole) or len(found) == 10, "a true item is lost and the window has room"
+
+
+def disturbed(kind: str, history: torch.Tensor) -> list[list[int]]:
+    """What a scorer is given of each viewer, without padding; strangers are above 50, the window holds 10."""
+    seen: list[torch.Tensor] = []
+    popularity = torch.ones(1000)
+    popularity[:51] = 0
+
+    def score(given: torch.Tensor) -> torch.Tensor:
+        seen.append(given)
+        return given.float()
+
+    corrupted(score, kind, 0.3, popularity, 1, 10)(history)
+    return [row[row > 0].tolist() for row in seen[0]]
 
 
 def test_content_is_made_poorer_as_asked(packed: Packed) -> None:
