@@ -19,6 +19,7 @@ from mealrec.bench.intervals import (
     sampled,
 )
 from mealrec.bench.results import Cell, Results
+from mealrec.bench.rows import OFF
 from mealrec.evaluation.metrics import gains, hits
 
 
@@ -79,8 +80,8 @@ def best_baseline(results: Results, dataset: str, names: Sequence[str]) -> str |
 
 def compare_all(results: Results, baselines: Sequence[str], *, system: str = "mealrec") -> list[dict[str, Any]]:
     """All that tables state with an interval, for the result file: kind "difference" (`system` against every other row on
-    NDCG@10 and HR@10, the best baseline marked), "backbone" (plug-ins on against off), "retention" (share of HR@10 kept with
-    a disturbed history, and how much more of it `system` keeps).
+    NDCG@10 and HR@10, the best baseline marked), "backbone" (the whole model against the rows of OFF), "retention" (share of
+    HR@10 kept with a disturbed history, and how much more of it `system` keeps).
 
     A stored comparison stays where some of its ranks are not here and its cells are the same as then (`cells`, a hash): a run
     that adds one row to a file without ranks does not drop what the file states of the others."""
@@ -154,7 +155,7 @@ def _backbones(means: Resamples, dataset: str, system: str) -> list[dict[str, An
     out = []
     for backbone in ("sasrec", "gru4rec", "bert4rec", "nextitnet"):
         on = system if backbone == "sasrec" else f"{backbone}+{system}"
-        for off in (backbone, f"{backbone}+content"):
+        for off in (f"{backbone}{parts}" for parts in OFF):
             with_it, without = (means.of(Quantity(model, "ndcg@10")) for model in (on, off))
             if with_it is not None and without is not None:
                 names = {"kind": "backbone", "dataset": dataset, "backbone": backbone, "model": on, "against": off}

@@ -10,7 +10,7 @@ from typing import Any
 
 from mealrec.bench.conditions import POORER, SHARES, TRAINED_ON
 from mealrec.bench.results import Cell, Results, ResultsError
-from mealrec.bench.rows import ROWS
+from mealrec.bench.rows import OFF, ROWS
 
 SYSTEM = "mealrec"
 NEVER_SEEN = "target never seen in training"
@@ -104,10 +104,11 @@ def _backbones(result: Results, dataset: str, models: Sequence[str]) -> str:
     ]
     for backbone in ("sasrec", *dict.fromkeys(m.split("+")[0] for m in models)):
         on = SYSTEM if backbone == "sasrec" else f"{backbone}+mealrec"
-        for off in (backbone, f"{backbone}+content"):
+        for off in (f"{backbone}{parts}" for parts in OFF):
             both = [result.select(dataset, off), result.select(dataset, on)]
             if all(both):
                 found = _compared(result, "backbone", dataset, backbone=backbone, against=off)
+                found = found or _compared(result, "difference", dataset, model=on, against=off, metric="ndcg@10")
                 figures = [_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10") for cells in both]
                 lines.append("| " + " | ".join([off, *figures, _interval(found[0]) if found else ""]) + " |")
     return "\n".join(lines)

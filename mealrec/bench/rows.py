@@ -146,11 +146,25 @@ _ROWS = [
         for row in (
             _model(f"{backbone}+content", "U1: plug-ins off", base=False, backbone=backbone, layers=layers, **PLAIN),
             _model(
-                f"{backbone}+mealrec", "U1: TCD and NPD on this backbone", base=False, backbone=backbone, layers=layers
+                f"{backbone}+content+backwards",
+                "U1: plug-ins off, windows also read backwards and candidates without IDs",
+                base=False,
+                backbone=backbone,
+                layers=layers,
+                tcd="mean",
+                npd="off",
+            ),
+            _model(
+                f"{backbone}+mealrec",
+                "U1: the whole model on this backbone",
+                base=False,
+                backbone=backbone,
+                layers=layers,
             ),
         )
     ),
 ]
+OFF = ("", "+content", "+content+backwards")  # behind a backbone's name: the rows that its plug-ins are compared with
 ROWS: dict[str, Row] = {row.name: row for row in _ROWS}
 
 

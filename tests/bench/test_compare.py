@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mealrec.bench.cell import complete_settings
 from mealrec.bench.compare import best_baseline, compare_all, values_by_seed
 from mealrec.bench.results import Cell, Results
+from mealrec.bench.rows import OFF, row
 
 
 def put(
@@ -57,12 +59,22 @@ def test_a_checkout_without_ranks_keeps_what_is_stored_until_its_cells_change(tm
     assert compare_all(results, ["sasrec", "markov"]) == []
 
 
-def test_plug_ins_are_compared_with_the_plain_backbone_and_with_content_alone(tmp_path: Path) -> None:
+def test_plug_ins_are_compared_with_the_plain_backbone_with_content_and_with_all_but_themselves(tmp_path: Path) -> None:
     results = Results.open(tmp_path / "r.json")
-    for model, rank in (("gru4rec", 50), ("gru4rec+content", 5), ("gru4rec+mealrec", 1)):
+    for off, rank in zip(OFF, (50, 5, 3), strict=True):
+        put(results, f"gru4rec{off}", 0.1, rank)
+    for model, rank in (("gru4rec+mealrec", 1), ("sasrec+content+backwards", 3), ("mealrec", 1)):
         put(results, model, 0.1, rank)
     found = {c["against"]: c["mean"] for c in compare_all(results, []) if c["kind"] == "backbone"}
-    assert set(found) == {"gru4rec", "gru4rec+content"} and found["gru4rec"] > found["gru4rec+content"] > 0
+    assert set(found) == {"gru4rec", "gru4rec+content", "gru4rec+content+backwards", "sasrec+content+backwards"}
+    assert found["gru4rec"] > found["gru4rec+content"] > found["gru4rec+content+backwards"] > 0
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec", "nextitnet"])
+def test_the_nearest_row_that_plug_ins_are_compared_with_lacks_nothing_but_them(backbone: str) -> None:
+    on = "mealrec" if backbone == "sasrec" else f"{backbone}+mealrec"
+    with_it, without = (complete_settings(row(name), {}, "food") for name in (on, f"{backbone}{OFF[-1]}"))
+    assert without == with_it | {"tcd": "mean", "npd": "off"}
 
 
 def test_retention_pairs_by_seed(tmp_path: Path) -> None:

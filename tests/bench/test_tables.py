@@ -84,6 +84,18 @@ def test_the_robustness_table_is_this_text(results: Results) -> None:
     )
 
 
+def test_the_table_of_backbones_has_a_row_for_each_that_lacks_the_plug_ins(results: Results) -> None:
+    for model in ("sasrec+content+backwards", "gru4rec+content", "gru4rec+content+backwards", "gru4rec+mealrec"):
+        put(results, model, 0.1)
+    known = results.body["comparisons"][0] | {"against": "sasrec+content+backwards", "mean": -0.01}
+    results.set_comparisons([known])
+    assert tables([results])["backbones-food"].splitlines()[2:] == [
+        "| sasrec+content+backwards | .5000 | .5000 ± .0000 | .1000 | .2500 ± .0707 | -0.0100 [+0.1000, +0.3000] (+400.0%) |",
+        "| gru4rec+content | .5000 | .5000 | .1000 | .1000 |  |",
+        "| gru4rec+content+backwards | .5000 | .5000 | .1000 | .1000 |  |",
+    ]
+
+
 def test_a_table_goes_between_its_markers_and_nothing_else_changes() -> None:
     text = "a\n<!-- bench:x -->\nold\n<!-- /bench:x -->\nb\n"
     assert update(text, {"x": "| new |"}, "README.md") == "a\n<!-- bench:x -->\n| new |\n<!-- /bench:x -->\nb\n"
