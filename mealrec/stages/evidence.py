@@ -11,6 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,16 @@ def of_challenger(config: RunConfig, tracker: Tracker, version: Version, packed:
 
 def of_champion(config: RunConfig, tracker: Tracker, version: Version, packed: Packed, data_digest: str) -> Evidence:
     """On the challenger's data: from its report when that is of the same data, else ranked again on `packed`. A champion
-    that can't be loaded any more is known by its old report alone."""
+    that can't be loaded any more, or was trained under another protocol and so on what is held out now, is known by its old
+    report alone."""
     report, ranks = report_of(tracker, version.run_id)
+    there, here = (of.get("protocol", "leave-one-out") for of in (report["config"]["evaluate"], packed.meta))
+    if there != here:
+        log.warning(
+            "champion version %s is of another protocol (%s, not %s): not ranked again", version.version, there, here
+        )
+        old = _reported(config, version, report, ranks, None, None)
+        return replace(old, data_digest=f"{old.data_digest} {there}")  # the same tables, but other targets: no pairs
     if report["data_digest"] == data_digest:
         return _reported(config, version, report, ranks, None, None)
     try:

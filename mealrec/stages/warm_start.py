@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from mealrec.config import RunConfig
 from mealrec.data.packed import Packed
+from mealrec.data.split import Protocol
 from mealrec.model.settings import ModelSettings
 from mealrec.registry import flavour, promotion
 from mealrec.registry.tracking import Tracker
@@ -48,10 +50,18 @@ def _decide(config: RunConfig, tracker: Tracker, packed: Packed, settings: Model
     uri = f"models:/{config.registry.model_name}/{champion.version}"
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            known = Recommender.load(flavour.bundle_of(tracker, uri, Path(scratch)))
-            earlier = warm.Earlier(known.model, known.video_ids, known.content)
+            bundle = flavour.bundle_of(tracker, uri, Path(scratch))
+            known = Recommender.load(bundle)
+            earlier = warm.Earlier(known.model, known.video_ids, known.content, _protocol_of(bundle))
             weights, kept = warm.carried(earlier, packed, settings, config.seed)
         except (BundleError, warm.NotAlike) as error:
             warm.write(None, folder, {"afresh": f"champion version {champion.version} is of another kind: {error}"})
             return
     warm.write(weights, folder, {"champion": champion.version, "videos_kept": kept, "videos": packed.items})
+
+
+def _protocol_of(bundle: Path) -> Protocol:
+    """What held out the data that a bundle was trained on."""
+    data = json.loads((bundle / "bundle.json").read_text()).get("data", {})
+    protocol: Protocol = data.get("protocol", "leave-one-out")
+    return protocol

@@ -1,7 +1,7 @@
 """An earlier model as the beginning of a new run: videos keep their trained IDs, new ones get fresh ones.
 
 Nothing held out leaks: under leave-one-out and under a temporal split what an earlier night trained on lies before what a later
-night holds out, as long as histories only grow.
+night holds out, as long as histories only grow and both nights hold out by the same protocol; another one is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mealrec.data.arrays import ContentArrays
 from mealrec.data.packed import Packed
+from mealrec.data.split import Protocol
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.training.loop import State
@@ -39,17 +40,22 @@ class NotAlike(ValueError):
 
 
 class Earlier(NamedTuple):
-    """A trained model with the videos and the content that it knows; item_index i is videos[i - 1]."""
+    """A trained model with the videos and the content that it knows; item_index i is videos[i - 1]. protocol: by which what it
+    was not trained on was held out."""
 
     model: MealRec
     videos: Sequence[str]
     content: ContentArrays
+    protocol: Protocol
 
 
 def carried(earlier: Earlier, data: Packed, settings: ModelSettings, seed: int) -> tuple[dict[str, Tensor], int]:
     """Weights of a model of `settings` over `data` that begin as the earlier one's, and how many videos keep their ID. Cost:
     one pass over N x D. Raises NotAlike."""
     _check_settings(earlier.model.settings, settings)
+    here = data.meta.get("protocol", "leave-one-out")
+    if earlier.protocol != here:
+        raise NotAlike(f"trained under another protocol ({earlier.protocol} there, {here} here)")
     known = {video: row for row, video in enumerate(earlier.videos, start=1)}
     rows = np.array([known.get(video, 0) for video in data.item_ids()], dtype=np.int64)
     _check_features(earlier.content, data.content, rows)

@@ -60,6 +60,15 @@ def test_a_champion_of_another_kind_is_named_as_the_reason_to_train_afresh(
     assert origin == {"afresh": "champion version 1 is of another kind: other settings (width: 16 there, 32 here)"}
 
 
+def test_a_champion_of_another_protocol_is_no_beginning(
+    config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
+) -> None:
+    temporal = dataclasses.replace(packed, meta=packed.meta | {"protocol": "temporal"})
+    crown(tracker, temporal, tmp_path / "one")
+    folder, origin = beginning(config, tracker, packed, settings_of(packed), tmp_path / "run")
+    assert folder is None and "trained under another protocol (temporal there" in origin["afresh"]
+
+
 def test_a_champion_of_an_older_format_does_not_stop_training(
     config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.training.killed_run import CONFIG, SEED, settings_of
 @pytest.fixture
 def yesterday(packed: Packed) -> Earlier:
     torch.manual_seed(1)
-    return Earlier(MealRec(settings_of(packed)), packed.item_ids(), packed.content)
+    return Earlier(MealRec(settings_of(packed)), packed.item_ids(), packed.content, "leave-one-out")
 
 
 def today(folder: Path, order: list[int], new: int) -> Packed:
@@ -65,7 +65,7 @@ def test_a_run_begins_in_the_joint_stage_with_what_was_written(
 
 def test_a_model_without_a_joint_stage_trains_its_only_one(packed: Packed, tmp_path: Path) -> None:
     plain = dataclasses.replace(settings_of(packed), tcd="mean", npd="off")
-    earlier = Earlier(MealRec(plain), packed.item_ids(), packed.content)
+    earlier = Earlier(MealRec(plain), packed.item_ids(), packed.content, "leave-one-out")
     weights, _ = warm.carried(earlier, packed, plain, seed=3)
     warm.write(weights, tmp_path / "initial", {})
     state = warm.begin(tmp_path / "initial", plain, CONFIG)
@@ -76,6 +76,12 @@ def test_another_kind_of_model_is_refused_by_name(yesterday: Earlier, packed: Pa
     wider = dataclasses.replace(settings_of(packed), layers=3)
     with pytest.raises(warm.NotAlike, match="layers: 2 there, 3 here"):
         warm.carried(yesterday, packed, wider, seed=3)
+
+
+def test_a_model_that_was_trained_on_what_is_held_out_now_is_refused(yesterday: Earlier, packed: Packed) -> None:
+    other = yesterday._replace(protocol="temporal")
+    with pytest.raises(warm.NotAlike, match="another protocol \\(temporal there, leave-one-out here\\)"):
+        warm.carried(other, packed, settings_of(packed), seed=3)
 
 
 def test_features_of_another_encoder_are_refused(yesterday: Earlier, tmp_path: Path) -> None:
@@ -98,5 +104,5 @@ def test_videos_that_are_silent_on_both_days_do_not_look_like_another_encoder(pa
     for folder in (packed.root, data.root):
         np.save(folder / "audio.npy", np.zeros_like(np.load(folder / "audio.npy")))
     silent, data = Packed.open(packed.root), Packed.open(data.root)
-    earlier = Earlier(MealRec(settings_of(silent)), silent.item_ids(), silent.content)
+    earlier = Earlier(MealRec(settings_of(silent)), silent.item_ids(), silent.content, "leave-one-out")
     assert warm.carried(earlier, data, settings_of(data), seed=3)[1] == 30
