@@ -47,7 +47,7 @@ def evaluate(config: RunConfig, *, run_id: str = "") -> StageSummary:
     run = tracker.find("train", trained)
     if run is None or not bundle_folder(lake, trained).is_dir():
         raise StageError("there is no trained model of these tables and settings: run `mealrec train` first")
-    made_from = digest("evaluate", __version__, trained, config.evaluate)
+    made_from = evaluation_digest(config, trained)
     out = lake.folder("reports") / made_from
     if run.tags.get(EVALUATED_TAG) == made_from and (out / REPORT).is_file():
         log.info("up to date: report %s", out / PAGE)
@@ -72,6 +72,11 @@ def evaluate(config: RunConfig, *, run_id: str = "") -> StageSummary:
     )
     _log(tracker, run.run_id, report, out, made_from, summary)
     return summary
+
+
+def evaluation_digest(config: RunConfig, trained: str) -> str:
+    """Of all that decides the report of a trained model."""
+    return digest("evaluate", __version__, trained, config.evaluate, config.registry.confidence)
 
 
 def _rank_all(config: RunConfig, packed: Packed, recommender: Recommender) -> dict[str, Ranked]:
