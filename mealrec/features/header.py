@@ -41,7 +41,7 @@ class Header:
 def read_header(path: str, request: dict[str, Any]) -> Header:
     """Raises Rejected for what can't be opened, has no picture, or declares more than the request's bounds."""
     try:
-        with av.open(path, options=OPTIONS) as container:
+        with av.open(path, options=OPTIONS, metadata_errors="replace") as container:
             streams = container.streams
             if len(streams) > int(request["max_streams"]):
                 raise Rejected("too_many_streams", f"{len(streams)}; features.max_streams is {request['max_streams']}")

@@ -19,12 +19,19 @@ WIDTH, HEIGHT = 96, 64
 
 
 def render(
-    path: Path, *, frames: int = 24, sound_s: float = 0.0, starts_ms: list[int] | None = None, noise: bool = False
+    path: Path,
+    *,
+    frames: int = 24,
+    sound_s: float = 0.0,
+    starts_ms: list[int] | None = None,
+    noise: bool = False,
+    tags: dict[str, str] | None = None,
 ) -> Path:
     """Frame i is flat grey of level 10 + 8 i, so that a test can tell which frames it was given; with noise, pictures that take
     some bytes, behind the header."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", options={"movflags": "faststart"} if noise else {}) as container:
+        container.metadata.update(tags or {})
         video = container.add_stream("libx264", rate=FPS, options={"qp": "8", "g": "6"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         if starts_ms is not None:

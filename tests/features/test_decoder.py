@@ -174,6 +174,15 @@ def test_what_a_header_does_not_say_is_bounded_all_the_same(
         assert rejection(bounded, tmp_path / "a.mkv").reason == reason
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "flv"])
+def test_a_title_tag_that_is_no_utf_8_does_not_condemn_a_video(decoder: Decoder, tmp_path: Path, suffix: str) -> None:
+    tagged = render(tmp_path / f"a.{suffix}", tags={"title": "Caf@"})
+    data = tagged.read_bytes()
+    assert data.count(b"Caf@") == 1
+    tagged.write_bytes(data.replace(b"Caf@", b"Caf\xe9"))  # as Latin-1 has it
+    assert len(decoder.decode(tagged).frames) == 4
+
+
 def test_a_playlist_is_not_followed_even_past_the_probe(decoder: Decoder, tmp_path: Path) -> None:
     """Both decoders would: of the first decord gives the other file's frames."""
     render(tmp_path / "other.ts")
