@@ -93,8 +93,12 @@ def rejected_as_before(
 
 
 def _is_as_before(one: Wanted, paths: Mapping[str, Path], bytes_hash: str) -> bool:
-    """By content; an object of another time is fetched again with its features, not for its hash alone."""
-    return one.video_id in paths and file_hash(paths[one.video_id]) == bytes_hash
+    """By content; an object of another time is fetched again with its features, not for its hash alone. A file that went away
+    or may not be read is not as before: who decodes it says why."""
+    try:
+        return one.video_id in paths and file_hash(paths[one.video_id]) == bytes_hash
+    except OSError:
+        return False
 
 
 def figures(rows: Iterable[HeldRow]) -> dict[str, Any]:

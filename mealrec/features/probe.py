@@ -80,6 +80,10 @@ def _local_path(uri: str, root: Path) -> Path:
         uri = rest
     path = root / uri  # an absolute path stays as it is
     below = not Path(uri).is_absolute() or path.is_relative_to(root)
-    if below and not path.resolve().is_relative_to(root.resolve()):
+    try:
+        leaves = below and not path.resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # Python up to 3.12
+        raise VideoRejected("missing_file", f"{uri}: its symbolic links go round in a circle") from None
+    if leaves:
         raise VideoRejected("uri_not_allowed", f"{uri} leaves {root}")
     return path

@@ -120,10 +120,8 @@ class Landing:
             if not uri.startswith(("/", "file://")) and not path.resolve().is_relative_to(self.root.resolve()):
                 return None
             found = path.stat()
-        except (
-            OSError,
-            ValueError,
-        ):  # absent, not ours to read, a name too long or with a null byte: extract says which
+        except (OSError, ValueError, RuntimeError):
+            # absent, not ours to read, a name too long or with a null byte, links in a circle: extract says which
             return None
         return [found.st_size, found.st_mtime_ns] if S_ISREG(found.st_mode) else None
 

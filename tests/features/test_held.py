@@ -50,6 +50,10 @@ def test_a_file_of_another_time_stands_when_its_bytes_are_the_same(file: Path) -
     assert not stands(ROW, touched, file)
 
 
+def test_a_file_of_another_time_that_can_not_be_read_is_not_as_before(tmp_path: Path) -> None:
+    assert not stands(ROW, replace(VIDEO, stat="16:2"), tmp_path / "gone.mp4")
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -8,6 +8,7 @@ import pytest
 
 from mealrec.config import FeaturesConfig
 from mealrec.features.probe import VideoRejected, container_of, probe
+from mealrec.sources.landing import Landing
 
 CONFIG = FeaturesConfig()
 MP4 = b"\0\0\0\x18ftypisom"
@@ -61,6 +62,14 @@ def test_other_schemes_are_not_fetched(root: Path, uri: str) -> None:
 @pytest.mark.parametrize("uri", ["nowhere.mp4", ".", "a" * 5000, "null\0byte.mp4"])
 def test_what_is_no_file_is_missing(root: Path, uri: str) -> None:
     assert reason(uri, root) == "missing_file"
+
+
+def test_links_in_a_circle_name_no_file(root: Path) -> None:
+    (root / "round.mp4").symlink_to("about.mp4")
+    (root / "about.mp4").symlink_to("round.mp4")
+    for uri in ("round.mp4", f"{root}/round.mp4"):
+        assert reason(uri, root) == "missing_file"
+        assert Landing(root).stat(uri) is None
 
 
 def test_empty_files_other_files_and_large_files_are_told_apart(root: Path) -> None:
