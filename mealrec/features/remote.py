@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from mealrec.features.probe import Probe, VideoRejected, probe
 
 CHUNK = 1 << 20
 AT_ONCE = 1000  # objects a listing call asks for
+ALONE_AT_ONCE = 32  # where one of them has failed: a store that is away has to be noticed soon
 
 
 def is_remote(uri: str | None, config: FeaturesConfig) -> bool:
@@ -42,7 +44,7 @@ def local_file(uri: str, root: Path, config: FeaturesConfig) -> Iterator[Probe]:
 
 def remote_stats(uris: Iterable[str]) -> dict[str, str]:
     """size:mtime_ns of each object that is there. Cost: one request an object, many at a time. Raises OSError where a store
-    can't be asked; what is no proper uri is left out, and rejected when its turn comes."""
+    can't be asked; what is no proper uri, or fails alone, is left out, and rejected when its turn comes."""
     stores: dict[int, tuple[pafs.FileSystem, list[tuple[str, str]]]] = {}
     for uri in uris:
         try:
@@ -52,12 +54,36 @@ def remote_stats(uris: Iterable[str]) -> dict[str, str]:
         stores.setdefault(id(filesystem), (filesystem, []))[1].append((uri, path))
     found = {}
     for filesystem, objects in stores.values():
+        answered = False
         for start in range(0, len(objects), AT_ONCE):
-            part = objects[start : start + AT_ONCE]
-            for (uri, _), info in zip(part, filesystem.get_file_info([path for _, path in part]), strict=True):
-                if info.type == pafs.FileType.File:
+            uris_now, paths = zip(*objects[start : start + AT_ONCE], strict=True)
+            for uri, info in zip(uris_now, _infos(filesystem, list(paths), answered), strict=True):
+                answered = answered or info is not None
+                if info is not None and info.type == pafs.FileType.File:
                     found[uri] = f"{info.size}:{info.mtime_ns or 0}"
     return found
+
+
+def _infos(filesystem: pafs.FileSystem, paths: list[str], answered: bool) -> list[pafs.FileInfo | None]:
+    """Of all at once or, where that fails, of each alone, None for those that fail. Raises OSError where the store has not
+    answered before and answers for none of these either."""
+    try:
+        return list(filesystem.get_file_info(paths))
+    except (OSError, pa.ArrowException):
+        with ThreadPoolExecutor(ALONE_AT_ONCE) as pool:
+            alone = list(pool.map(lambda path: _info_or_error(filesystem, path), paths))
+    failures = [one for one in alone if isinstance(one, OSError)]
+    infos = [one if isinstance(one, pafs.FileInfo) else None for one in alone]
+    if failures and not answered and not any(infos):
+        raise failures[0]
+    return infos
+
+
+def _info_or_error(filesystem: pafs.FileSystem, path: str) -> pafs.FileInfo | Exception:
+    try:
+        return filesystem.get_file_info(path)
+    except (OSError, pa.ArrowException) as error:
+        return error
 
 
 def _copy(uri: str, to: Path, max_bytes: int) -> None:
@@ -78,6 +104,8 @@ def _copy(uri: str, to: Path, max_bytes: int) -> None:
                 out.write(part)
     except FileNotFoundError:
         raise VideoRejected("missing_file", f"{uri} went away") from None
+    except pa.ArrowInvalid as error:
+        raise VideoRejected("uri_not_allowed", f"{uri}: {str(error).splitlines()[0][:200]}") from None
     except (OSError, pa.ArrowException) as error:
         if full := full_disk.told(error, str(to)):
             raise OSError(full) from error
@@ -97,7 +125,7 @@ def _object(uri: str) -> tuple[pafs.FileSystem, str]:
     if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc or parts.query or parts.fragment:
         raise VideoRejected("uri_not_allowed", "write scheme://bucket/key, with ?, # and % in the key percent-encoded")
     filesystem, bucket = _store(f"{parts.scheme}://{parts.netloc}")
-    return filesystem, f"{bucket}{unquote(parts.path)}"
+    return filesystem, f"{bucket}{unquote(parts.path)}".lstrip("/")  # abfs has its container in the path
 
 
 @lru_cache(maxsize=64)
