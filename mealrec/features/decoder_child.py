@@ -27,6 +27,7 @@ from mealrec.features.sampling import frame_indices, window_samples
 
 SHORT_AUDIO = 0.8  # of the video's duration; a shorter sound leaves windows empty, and silence would look like data
 AUDIO_PADDING_S = 0.25  # what coders add or drop at the ends of a sound
+LOUDEST = 8.0  # full scale is 1; float sound may say 1e25, whose square is none
 SHORT_PICTURES = 0.8  # of the declared duration
 READY = b"ready\n"
 NO_DECODER = "(-1128613112 vs."  # FFmpeg's AVERROR_DECODER_NOT_FOUND in decord's message: AV1, for one
@@ -161,7 +162,7 @@ def _sound(
     for row, (start, end) in enumerate(spans):
         part = samples[max(start, 0) : end]
         out[row, : len(part)] = part
-    return np.nan_to_num(out), None
+    return np.clip(np.nan_to_num(out), -LOUDEST, LOUDEST), None
 
 
 def _first_line(error: BaseException) -> str:

@@ -201,6 +201,8 @@ def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:
 
 
 def _fill_media(row: Row, decoded: Decoded, encoders: EncoderSet, config: FeaturesConfig) -> list[str]:
+    """What is absent, and why; an encoding with an infinity or a NaN in it is no feature. Raises VideoRejected where it is that
+    of the pictures."""
     absent = []
     row |= {
         "token_times_ms": decoded.times_ms,
@@ -214,12 +216,17 @@ def _fill_media(row: Row, decoded: Decoded, encoders: EncoderSet, config: Featur
         absent.append("video:not_asked")
     else:
         visual = encoders.visual.encode(decoded.frames)
+        if not np.isfinite(visual).all():
+            raise VideoRejected("undecodable", "the encoding of its pictures is not finite")
         row |= {"visual": visual.tobytes(), "visual_frames": len(visual), "visual_dim": encoders.visual.dim}
     if encoders.audio is None or decoded.sound is None:
         absent.append(f"audio:{decoded.audio_absent or 'not_asked'}")
     else:
         audio = encoders.audio.encode(decoded.sound)
-        row |= {"audio": audio.tobytes(), "audio_slots": len(audio), "audio_dim": encoders.audio.dim}
+        if np.isfinite(audio).all():
+            row |= {"audio": audio.tobytes(), "audio_slots": len(audio), "audio_dim": encoders.audio.dim}
+        else:
+            absent.append("audio:not_finite")
     return absent
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mealrec.config import ConfigError, FeaturesConfig, load
 from mealrec.features.encoders import build, digest_of
@@ -168,6 +168,20 @@ def test_a_video_ends_in_a_row_of_its_width_and_the_mask_says_what_is_absent(
         "audio:not_asked",
         "text:no_title",
     ]
+
+
+def test_pictures_whose_encoding_is_not_finite_are_no_feature(tmp_path: Path, clips: Path) -> None:
+    transformers_folder(tmp_path, "vit")
+    broken = {k: v * float("nan") for k, v in load_file(tmp_path / "model.safetensors").items()}
+    save_file(broken, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    chosen = config("transformers", tmp_path)
+    encoders = build(chosen)
+    decoder = decoder_for(encoders, chosen)
+    assert decoder is not None
+    with decoder:
+        outcome = describe([Wanted("v", "silent.mp4", None, "")], clips, chosen, encoders, decoder, Seconds())
+    assert outcome.features == []
+    assert [(row["reason"], "not finite" in row["detail"]) for row in outcome.quarantine] == [("undecodable", True)]
 
 
 def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -101,6 +102,21 @@ def test_sound_is_cut_to_the_windows_of_the_frames(decoder: Decoder, clips: Path
     ).sound  # in the last window's part of 2 s, 0.18 s behind its start
     assert ends is not None and np.abs(ends[:3]).max(axis=1).min() > 0.1
     assert np.abs(ends[3][:5000]).max() > 0.1 and not ends[3][12_000:].any()
+
+
+def test_a_sound_far_beyond_full_scale_is_cut_to_numbers_that_can_be_squared(decoder: Decoder, tmp_path: Path) -> None:
+    with av.open(str(render(tmp_path / "silent.mkv"))) as silent, av.open(str(tmp_path / "loud.mkv"), "w") as loud:
+        video = loud.add_stream_from_template(silent.streams.video[0])
+        audio = loud.add_stream("pcm_f32le", rate=RATE, layout="mono")
+        for packet in silent.demux():
+            if packet.dts is not None:
+                packet.stream = video
+                loud.mux(packet)
+        sound = av.AudioFrame.from_ndarray(np.full((1, 2 * RATE), 1e25, np.float32), format="flt", layout="mono")
+        sound.rate, sound.pts = RATE, 0
+        loud.mux(audio.encode(sound))
+    sound = decoder.decode(tmp_path / "loud.mkv").sound
+    assert sound is not None and sound.max() == 8 and np.isfinite(sound).all()
 
 
 def test_absent_sound_says_why(decoder: Decoder, clips: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mealrec.config import FeaturesConfig
 from mealrec.features.encoders import EncoderSet, build
 from mealrec.features.kept_frames import KeptFrames
-from mealrec.features.rows import Outcome, Seconds, Wanted, decoder_for, describe
+from mealrec.features.rows import Outcome, Seconds, Wanted, decoder_for, describe, file_hash
 
 pytestmark = pytest.mark.media
 
@@ -55,6 +57,20 @@ def test_they_go_by_content_not_by_name_and_broken_ones_are_made_again(
     again, spent = described(folder, encoders, kept)
     assert spent.from_kept == 1, "the first one is made again, and stands for the second"
     assert again == changed
+
+
+def test_a_sound_whose_encoding_is_not_finite_is_absent(tmp_path: Path, clips: Path, encoders: EncoderSet) -> None:
+    decoder = decoder_for(encoders, CONFIG)
+    assert decoder is not None
+    with decoder:
+        decoded = decoder.decode(clips / "sound.mp4")
+        assert decoded.sound is not None
+        loud = replace(decoded, sound=np.full_like(decoded.sound, 1e25))
+        KeptFrames(tmp_path, decoder.sampling()).put(file_hash(clips / "sound.mp4"), loud)
+    found, spent = described(clips, encoders, tmp_path)
+    row = found.features[0]
+    assert spent.from_kept == 1 and row["visual"]
+    assert (row["audio"], row["audio_slots"], row["absent"]) == (None, 0, ["audio:not_finite", "text:no_title"])
 
 
 def test_other_sampling_is_kept_apart(tmp_path: Path) -> None:
