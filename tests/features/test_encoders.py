@@ -109,6 +109,14 @@ def test_whatever_decides_the_features_changes_the_digest(change: dict[str, obje
     assert digest_of(CONFIG.model_copy(update=change)) != digest_of(CONFIG)
 
 
+def test_where_pictures_are_not_encoded_frames_still_decide_the_windows_of_sound() -> None:
+    sound = CONFIG.model_copy(update={"visual": "none"})
+    titles = sound.model_copy(update={"audio": "none"})
+    for change in ({"frames": 4}, {"frame_size": 96}):
+        assert digest_of(sound.model_copy(update=change)) != digest_of(sound)
+        assert digest_of(titles.model_copy(update=change)) == digest_of(titles)
+
+
 def test_what_does_not_decide_the_features_leaves_the_digest(encoders: EncoderSet) -> None:
     assert digest_of(CONFIG.model_copy(update={"actors": 9, "batch_videos": 9, "decode_deadline_s": 9.0})) == digest_of(
         CONFIG

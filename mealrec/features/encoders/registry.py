@@ -34,7 +34,8 @@ def build(config: FeaturesConfig) -> EncoderSet:
 
 def _visual_digest(config: FeaturesConfig) -> str | None:
     if config.visual == "none":
-        return None
+        # sound and thumbnails are of the frames' windows; titles alone have none
+        return digest("no pictures", config.frame_size, config.frames) if config.audio != "none" else None
     if config.visual == "efficientnet-lite0":
         return visual_digest(config.frame_size, config.frames)
     return chosen_digest(config.visual, config.frame_size, config.frames)
