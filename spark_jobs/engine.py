@@ -55,7 +55,7 @@ class Engine:
     """Reads and sessionizes any choice of the landing's files."""
 
     def __init__(self, job: Job, files: Mapping[str, Path], videos: frozenset[str]) -> None:
-        from mealrec.sources.landing import day_in
+        from mealrec.sources.landing import day_in, is_served
 
         self.job, self.config = job, job.config.sessionize
         self.names = list(files)
@@ -63,6 +63,7 @@ class Engine:
         self.number = {name: n for n, name in enumerate(self.names)}
         days = [day_in(name) for name in self.names]
         self.file_days = [NO_DAY if day is None else day_number(day) for day in days]
+        self.served = frozenset(n for name, n in self.number.items() if is_served(name))
         self.columns = Columns(job.config.source.columns)
         # a million identifiers would be sent with every task otherwise
         self.videos = job.spark.broadcast(sorted(videos))
@@ -94,10 +95,10 @@ class Engine:
     def _reading(self, names: Sequence[str], wanted: tasks.Wanted) -> tasks.Reading:
         numbers = [self.number[name] for name in names]
         parts = units.parts_of([self.paths[n] for n in numbers], numbers, self._count_lines)
-        key = _key(self.config.viewer_key_variable)
+        variable = self.config.viewer_key_variable
+        _key(variable)  # here already: without one no task need start
         from_content = self.columns.rules["event_id"].from_content
-        rules = partial(_rules, self.config, self.videos, self.file_days, from_content, self.config.viewer_key_variable)
-        assert key is None or self.config.viewer_key_variable
+        rules = partial(_rules, self.config, self.videos, self.file_days, from_content, variable, self.served)
         return tasks.Reading(units.units_of(parts), self.columns, rules, wanted)
 
     def _numbers(self, reading: tasks.Reading) -> RDD[int]:
@@ -165,9 +166,9 @@ class Engine:
         )
 
 
-def _rules(config, videos, file_days, from_content, variable) -> Rules:  # type: ignore[no-untyped-def]
+def _rules(config, videos, file_days, from_content, variable, served) -> Rules:  # type: ignore[no-untyped-def]
     """Made in the task: neither the catalogue nor the key travels with it."""
-    return Rules(config, frozenset(videos.value), file_days, from_content, _key(variable))
+    return Rules(config, frozenset(videos.value), file_days, from_content, _key(variable), served)
 
 
 def _key(variable: str | None) -> bytes | None:

@@ -46,22 +46,25 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rules:
-    """What a record is judged by. file_days: of each file, the day in its name. key: viewers' ids are hashed with it."""
+    """What a record is judged by. file_days: of each file, the day in its name. key: viewers' ids are hashed with it. served:
+    files of the endpoint's journal, in which ids of events and viewers are what they shall be."""
 
     config: SessionizeConfig
     known: frozenset[str]
     file_days: Sequence[int]
     from_content: bool = False
     key: bytes | None = None
+    served: frozenset[int] = frozenset()
 
 
 def judge(batch: pa.RecordBatch, file: int, rules: Rules) -> pa.RecordBatch:
     """JUDGED from records of one file: `reason` and `detail` are null for a valid one, `payload` is kept of text records and of
     what is rejected."""
     columns = {name: batch.column(name) for name in batch.schema.names}
-    if rules.key is not None:
+    is_served = file in rules.served
+    if rules.key is not None and not is_served:
         columns = _hashed(columns, rules.key)
-    if rules.from_content:
+    if rules.from_content and not is_served:
         columns["event_id"] = _content_ids(columns)
     times = columns["timestamp_ms"]
     stamp = np.asarray(times.fill_null(0))

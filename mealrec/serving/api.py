@@ -80,7 +80,7 @@ async def recommend(asked: RecommendRequest, request: Request) -> Response:
 async def events(sent: EventsRequest, request: Request) -> EventsAnswer:
     """Accept viewers' events: on disk when this answers, and part of the viewers' histories from then on."""
     state = request.app.state
-    wrong = unfit(sent.events, state.world.config.sessionize)
+    wrong = unfit(sent.events, state.world.config.sessionize, datetime.now(UTC))
     if wrong:
         raise RequestValidationError(wrong)
     done = await state.states.accept(sent.events)

@@ -9,6 +9,9 @@ from typing import Any
 from mealrec.config import SessionizeConfig
 from mealrec.serving.messages import Event
 
+DAY_MS, MINUTE_MS = 86_400_000, 60_000
+SLACK_MS = MINUTE_MS  # the journal writes an event so much later at most, maybe by another node's clock
+
 
 def is_positive(event: Event, config: SessionizeConfig) -> bool:
     """Whether the event counts as liked."""
@@ -19,9 +22,10 @@ def is_positive(event: Event, config: SessionizeConfig) -> bool:
     return event.watch_ms / event.duration_ms >= config.min_watch_ratio
 
 
-def unfit(events: Sequence[Event], config: SessionizeConfig) -> list[dict[str, Any]]:
-    """Events that the ingest would put into quarantine, as pydantic's errors: place, message, input."""
-    earliest, latest = _ms(config.earliest), _ms(config.latest)
+def unfit(events: Sequence[Event], config: SessionizeConfig, now: datetime) -> list[dict[str, Any]]:
+    """Events that the ingest would put into quarantine, as pydantic's errors: place, message, input. now: when they came, which
+    makes the day in their journal file's name."""
+    earliest, latest = _span(config, now)
     wrong: list[dict[str, Any]] = []
 
     def say(at: int, field: str, message: str, given: object) -> None:
@@ -29,12 +33,32 @@ def unfit(events: Sequence[Event], config: SessionizeConfig) -> list[dict[str, A
 
     for at, event in enumerate(events):
         if not earliest <= event.timestamp < latest:
-            say(at, "timestamp", f"must be from {config.earliest} to before {config.latest}", event.timestamp)
+            told = f"must be from {_shown(earliest)} to before {_shown(latest)} UTC"
+            say(at, "timestamp", told, event.timestamp)
         most = config.max_watch_ratio
         if event.watch_ms is not None and event.duration_ms is not None and event.watch_ms > most * event.duration_ms:
             say(at, "watch_ms", f"must not exceed {most:g} times duration_ms", event.watch_ms)
     return wrong
 
 
-def _ms(day: str) -> int:
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+def _span(config: SessionizeConfig, now: datetime) -> tuple[int, int]:
+    """From when to before when (ms) a time is believed, whether the journal's day is that of a little before or after."""
+    earliest, latest = _ms(datetime.fromisoformat(config.earliest)), _ms(datetime.fromisoformat(config.latest))
+    if config.late_days is not None:
+        earliest = max(earliest, _midnight(_ms(now) + SLACK_MS) - config.late_days * DAY_MS)
+    if config.clock_skew_minutes is not None:
+        latest = min(latest, _midnight(_ms(now) - SLACK_MS) + DAY_MS + config.clock_skew_minutes * MINUTE_MS)
+    return earliest, latest
+
+
+def _midnight(ms: int) -> int:
+    return ms - ms % DAY_MS
+
+
+def _ms(time: datetime) -> int:
+    """A time without a zone is UTC."""
+    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _shown(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"

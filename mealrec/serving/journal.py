@@ -1,7 +1,8 @@
 """The journal of accepted events: JSON lines in the form of landing event files, on disk before anybody is told so.
 
 One file a UTC day (served-YYYY-MM-DD.jsonl), appended to by one process at a time (a lock says so). The nightly ingest reads
-these files like any other; a line is whole or, after a crash while it was written, was never acknowledged and is cut off.
+these files like any other, but by our own field names and with viewers' ids as they are; a line is whole or, after a crash
+while it was written, was never acknowledged and is cut off.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from mealrec.serving.messages import Event
+from mealrec.sources.landing import SERVED
 
 log = logging.getLogger("mealrec.serve")
 
-PREFIX, LOCK = "served-", ".served.lock"
+LOCK = ".served.lock"
 
 
 class Busy(RuntimeError):
@@ -54,7 +56,7 @@ class Journal:
     def append(self, events: Sequence[Event], day: str) -> str:
         """Write all of them to the day's file and wait for the disk; returns the file's name. On an OSError (no space) the
         file is as it was before."""
-        self._open(f"{PREFIX}{day}.jsonl")
+        self._open(f"{SERVED}{day}.jsonl")
         before = os.fstat(self._fd).st_size
         data = "".join(line(event) + "\n" for event in events).encode()
         try:
@@ -69,7 +71,7 @@ class Journal:
 
     def files(self) -> list[str]:
         """Names of the journal's files, oldest first."""
-        return sorted(path.name for path in self.folder.glob(f"{PREFIX}*.jsonl"))
+        return sorted(path.name for path in self.folder.glob(f"{SERVED}*.jsonl"))
 
     def entries(self, name: str, after: int) -> Iterator[Entry]:
         """A file's entries beyond a length it had before. A line that is no event of ours (edited by hand) is passed over

@@ -1,7 +1,8 @@
 """The landing folder: raw event files and the catalogue, as a source leaves them and the stages find them.
 
 <landing>/events/...          many files, also in folders: *.jsonl, *.csv, *.jsonl.gz, *.csv.gz, *.parquet (fields:
-                              schema.EVENT_COLUMNS, or those that source.columns names)
+                              schema.EVENT_COLUMNS, or those that source.columns names); served-*.jsonl are the endpoint's
+                              journal, always in our fields, with viewers' ids as the tables have them
 <landing>/catalogue.jsonl     or .csv or .parquet: video_id, uri, title (uri and title may be null)
 <landing>/videos/...          files that relative uris point to
 """
@@ -26,6 +27,7 @@ from mealrec.schema import CATALOGUE_COLUMNS
 from mealrec.sources.identifiers import as_text
 
 EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
+SERVED = "served-"  # what the name of a file of the endpoint's journal begins with
 CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
 
 
@@ -149,6 +151,11 @@ def day_in(name: str) -> str | None:
         except ValueError:
             continue
     return None
+
+
+def is_served(name: str) -> bool:
+    """Whether an event file is of the endpoint's journal, by its name below events/."""
+    return name.rpartition("/")[2].startswith(SERVED)
 
 
 def _hidden(name: str) -> bool:

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import ASGIApp
 
-from mealrec.config import RunConfig, ServeConfig
+from mealrec.config import RunConfig, ServeConfig, SessionizeConfig
 from mealrec.registry.source import RegistrySource
 from mealrec.serving.app import build
 from mealrec.serving.front import Front
@@ -169,6 +169,16 @@ def test_one_wrong_event_refuses_them_all_and_names_its_field(client: TestClient
         assert answer.status_code == 422
         assert [f["field"] for f in answer.json()["fields"]] == [f"body.events.1.{field}"], answer.text
     assert not list(world.lake.folder("events").glob("*.jsonl"))
+
+
+def test_an_event_that_the_night_would_find_too_late_is_refused(
+    models: Models, states: InProcess, tmp_path: Path
+) -> None:
+    strict = RunConfig(lake=str(tmp_path / "lake"), sessionize=SessionizeConfig(late_days=1))
+    client, now = client_of(build(models, states, World(strict), ServeConfig())), int(time.time() * 1000)
+    late = client.post("/events", json={"events": [event("e1", timestamp=now - 3 * 86_400_000)]})
+    assert [f["field"] for f in late.json()["fields"]] == ["body.events.0.timestamp"]
+    assert client.post("/events", json={"events": [event("e1", timestamp=now)]}).json()["accepted"] == 1
 
 
 @pytest.mark.parametrize(
