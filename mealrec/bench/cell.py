@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mealrec.bench.folder import data_digest
 from mealrec.bench.rows import NETWORK, OF_DATASET, SHARED, Row
 from mealrec.bench.tokens import destroyed
 from mealrec.data.packed import Packed
@@ -183,7 +184,9 @@ class _Warm:
     def __init__(self, folder: Path, row: Row, data: Packed, settings: Mapping[str, Any], seed: int) -> None:
         optimisation, own = _split(settings)
         relevant = {k: v for k, v in own.items() if k in WARM_FIELDS}
-        text = json.dumps([relevant, optimisation.__dict__, data.root.name, row.frames, seed], sort_keys=True)
+        text = json.dumps(
+            [relevant, optimisation.__dict__, data.root.name, data_digest(data), row.frames, seed], sort_keys=True
+        )
         self.path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
         self.written = self.path.is_file()
 

@@ -84,7 +84,9 @@ def compare_all(results: Results, baselines: Sequence[str], *, system: str = "me
     HR@10 kept with a disturbed history, and how much more of it `system` keeps).
 
     A stored comparison stays where some of its ranks are not here and its cells are the same as then (`cells`, a hash): a run
-    that adds one row to a file without ranks does not drop what the file states of the others."""
+    that adds one row to a file without ranks does not drop what the file states of the others. Raises ResultsError for cells
+    of one dataset that are of several protocols or of other data."""
+    results.check_alike()
     out: list[dict[str, Any]] = []
     for dataset in results.datasets():
         best = best_baseline(results, dataset, baselines)

@@ -25,7 +25,7 @@ from mealrec.bench.cell import Ready, complete_settings, train_cell
 from mealrec.bench.chosen import chosen
 from mealrec.bench.conditions import POORER, SHARES, TRAINED_ON, corrupted, poorer
 from mealrec.bench.diagnostics import diagnose
-from mealrec.bench.folder import open_folder
+from mealrec.bench.folder import data_digest, open_folder
 from mealrec.bench.noisy import noisy_training
 from mealrec.bench.results import Cell, Key, Results
 from mealrec.bench.rows import ROWS, SHARED, row
@@ -63,10 +63,17 @@ class Task:
     device: str
     command: str
     noise: float = 0.0  # share of the training interactions that are replaced (R3)
+    data: str = ""  # digest of the dataset
 
     @property
     def variant(self) -> str:
         return f"{TRAINED_ON}{self.noise}" if self.noise else ""
+
+    @property
+    def key(self) -> Key:
+        name = name_of(self.folder)
+        dataset = name if self.protocol == "leave-one-out" else f"{name}@{self.protocol}"
+        return Key(dataset, self.model, self.seed, self.variant)
 
 
 def run_quality(
@@ -85,18 +92,25 @@ def run_quality(
 ) -> Results:
     """Fill `out`. Rows that are only computed get one seed. noise: share of the training interactions that are replaced; such
     cells stand beside the clean ones as a variant. Raises ValueError for an unknown model, SourceError for a folder
-    that cannot be read, and whatever a cell raised, after the others in flight have ended."""
+    that cannot be read, ResultsError where `out` has cells of other data that would stay beside the new ones, and whatever a
+    cell raised, after the others in flight have ended."""
     for name in models:
         row(name)
     tasks = []
     for folder in folders:
-        open_folder(folder, cache, protocol=protocol, say=say)  # packed once, before the processes ask for it
+        # packed once, before the processes ask for it
+        data = data_digest(open_folder(folder, cache, protocol=protocol, say=say))
         # a model's seeds run side by side and models one after another, so that a warm-up is there when the next needs it
         for name in models:
             for seed in seeds[:1] if ROWS[name].kind == "counts" else seeds:
-                tasks.append(Task(str(folder), str(cache), str(out), name, seed, protocol, device, command, noise))
+                asked = (str(folder), str(cache), str(out), name, seed, protocol, device, command, noise, data)
+                tasks.append(Task(*asked))
     results = Results.open(out)
-    missing = [t for t in tasks if not results.has(_key(t), digest_of(t))]
+    missing = [t for t in tasks if not results.has(t.key, digest_of(t), t.data)]
+    made = [_planned(t) for t in missing]
+    replaced = {_trained(cell) for cell in made}
+    kept = [cell for cell in results.cells.values() if _trained(cell) not in replaced]
+    results.check_alike([*kept, *made])
     say(f"{len(tasks)} cells, {len(tasks) - len(missing)} there already, {jobs} at a time")
     _run_all(missing, jobs, say)
     return Results.open(out)
@@ -166,6 +180,16 @@ def digest_of(task: Task) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _planned(task: Task) -> Cell:
+    """The cell that a task is going to make, without its figures."""
+    return Cell(*task.key, task.protocol, {}, digest_of(task), {}, data=task.data)
+
+
+def _trained(cell: Cell) -> tuple[str, str, int, str]:
+    """What cells that are made together share: conditions at test time are of the model that was trained for the clean cell."""
+    return cell.dataset, cell.model, cell.seed, cell.variant if cell.variant.startswith(TRAINED_ON) else ""
+
+
 def commit_of() -> str:
     """The code's commit, with + where files differ from it; empty outside a git checkout."""
     here = Path(__file__).resolve().parents[2]
@@ -182,7 +206,7 @@ def commit_of() -> str:
 def _cell(task: Task, settings: dict[str, Any], ready: Ready, test: Ranked, data: Packed, history: int) -> Cell:
     valid = rank_targets(ready.scorer, ready.data, "valid", max_history=history, device=task.device)
     return Cell(
-        dataset=name_of(task.folder),
+        dataset=task.key.dataset,
         model=task.model,
         seed=task.seed,
         variant=task.variant,
@@ -197,6 +221,7 @@ def _cell(task: Task, settings: dict[str, Any], ready: Ready, test: Ranked, data
         seconds=ready.seconds,
         commit=commit_of(),
         finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data=task.data,
     )
 
 
@@ -228,7 +253,3 @@ def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str
         (name, rank_targets(scorer, data, "test", max_history=history, device=device))
         for name, scorer in scorers.items()
     ]
-
-
-def _key(task: Task) -> Key:
-    return Key(name_of(task.folder), task.model, task.seed, task.variant)

@@ -23,9 +23,10 @@ HEAD = (
 def tables(results: Sequence[Results]) -> dict[str, str]:
     """Markdown by marker name: quality-DATASET (baselines and the model), ablation-DATASET, backbones-DATASET,
     robustness-DATASET, content-DATASET and noisy-DATASET, each where there are cells for it. Raises ResultsError for a
-    dataset that is in two files."""
+    dataset that is in two files, or whose cells are of several protocols or of other data."""
     out: dict[str, str] = {}
     for result in results:
+        result.check_alike()
         for dataset in result.datasets():
             models = [name for name in ROWS if name in result.models(dataset)]
             variants = [m for m in models if m.startswith(f"{SYSTEM}:")]

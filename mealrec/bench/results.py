@@ -30,7 +30,8 @@ Ranks = npt.NDArray[np.integer[Any]]
 
 
 class Key(NamedTuple):
-    """What tells cells apart. variant: a robustness condition such as "replace=0.3", empty for none."""
+    """What tells cells apart. dataset: its name, with @temporal behind it where that is the protocol; variant: a robustness
+    condition such as "replace=0.3", empty for none."""
 
     dataset: str
     model: str
@@ -46,7 +47,7 @@ class Key(NamedTuple):
 class Cell:
     """One trained and ranked model. metrics: {"valid", "test"} -> {"hr@10": ...}; slices: name -> {"viewers", "hr@10",
     "ndcg@10"}; beyond: coverage, gini, novelty, popularity_lift; extra: diagnostics; digest: of the settings; seconds: of
-    training; commit: of the code, with + where it was changed."""
+    training; commit: of the code, with + where it was changed; data: digest of the dataset, empty in older files."""
 
     dataset: str
     model: str
@@ -63,6 +64,7 @@ class Cell:
     seconds: float = 0.0
     commit: str = ""
     finished: str = ""
+    data: str = ""
 
     @property
     def key(self) -> Key:
@@ -97,10 +99,28 @@ class Results:
                 raise ResultsError(f"{path}: `{name}` is missing or not a {kind.__name__}")
         return opened
 
-    def has(self, key: Key, digest: str) -> bool:
-        """Whether the cell is there, made with these settings, with its ranks."""
+    def has(self, key: Key, digest: str, data: str = "") -> bool:
+        """Whether the cell is there, made with these settings, with its ranks; where `data` is given, not of other data."""
         cell = self.cells.get(key)
-        return cell is not None and cell.digest == digest and self._ranks_file(key).is_file()
+        if cell is None or (data and cell.data not in ("", data)):
+            return False
+        return cell.digest == digest and self._ranks_file(key).is_file()
+
+    def check_alike(self, cells: Iterable[Cell] | None = None) -> None:
+        """Raises ResultsError where cells (None: all) of a dataset are of several protocols or of other data: their viewers are
+        no pairs."""
+        found: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+        for cell in self.cells.values() if cells is None else cells:
+            for what, value in (("protocol", cell.protocol), ("data", cell.data)):
+                if value:
+                    found.setdefault((cell.dataset, what), {}).setdefault(value, []).append(cell)
+        for (dataset, what), by_value in sorted(found.items()):
+            if len(by_value) > 1:
+                told = "; ".join(
+                    f"{value}: {', '.join(sorted({f'{c.model} seed {c.seed}' for c in of}))}"
+                    for value, of in by_value.items()
+                )
+                raise ResultsError(f"{self.path}: cells of {dataset} can't be compared, their {what} differs: {told}")
 
     def ranks(self, key: Key) -> Ranks:
         """Test ranks [V], those below DEPTH as DEPTH + 1. Raises ResultsError when they are not here or are no ranks."""
@@ -128,10 +148,12 @@ class Results:
 
     def absorb(self, other: Results) -> list[Key]:
         """Take over the cells of another file that have their ranks, replacing this file's, with its commands and hardware. The
-        keys of those left out, which have none."""
+        keys of those left out, which have none. Raises ResultsError, with nothing taken, where the file would hold cells of one
+        dataset that are of several protocols or of other data."""
         taken = {key: cell for key, cell in other.cells.items() if other.has(key, cell.digest)}
         with self._locked():
             self._refresh()
+            self.check_alike((self.cells | taken).values())
             self._drop(taken)
             for key in taken:
                 self._keep(key, other.ranks(key))

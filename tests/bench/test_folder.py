@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mealrec.bench.folder import open_folder
+from mealrec.bench.folder import data_digest, open_folder
 from mealrec.data.packed import Packed
 from mealrec.features.encoders.protocol import Title
 from mealrec.sources.landing import SourceError
+from tests.conftest import write_packed
 
 TITLES = {1: "A red kite over hills", 2: "Cooking noodles at night", 3: "", 4: "Kite", 5: "Two dogs, one ball"}
 
@@ -150,6 +151,20 @@ def test_the_second_opening_encodes_nothing(tmp_path: Path, seen: list[str]) -> 
     (source / "Tiny_item.csv").write_text("1,,Changed\n")
     assert open_folder(source, tmp_path / "cache", say=quiet).root != first.root
     assert seen[8:] == ["Changed"]
+
+
+def test_a_digest_is_of_what_is_in_the_data_and_not_of_where_it_lies(tmp_path: Path, seen: list[str]) -> None:
+    one = open_folder(ninerec(tmp_path / "tiny"), tmp_path / "cache", say=quiet)
+    (tmp_path / "elsewhere").mkdir()
+    source = ninerec(tmp_path / "elsewhere" / "tiny")
+    assert data_digest(open_folder(source, tmp_path / "other", say=quiet)) == data_digest(one)
+    assert data_digest(open_folder(one.root, tmp_path / "cache", say=quiet)) == data_digest(one)
+    (source / "Tiny_item.csv").write_text("1,,Changed\n")
+    assert data_digest(open_folder(source, tmp_path / "other", say=quiet)) != data_digest(one)
+    packed = write_packed(tmp_path / "packed")  # nobody knows from which files
+    before = data_digest(packed)
+    np.save(packed.root / "visual.npy", np.load(packed.root / "visual.npy") + 1)
+    assert data_digest(Packed.open(packed.root)) != before
 
 
 def test_a_half_built_folder_is_built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> None:

@@ -12,13 +12,15 @@ import torch
 
 from mealrec.bench.cell import complete_settings, train_cell
 from mealrec.bench.conditions import corrupted, poorer
-from mealrec.bench.quality import run_quality
+from mealrec.bench.quality import Task, digest_of, run_quality
 from mealrec.bench.report import tables, update
 from mealrec.bench.results import Key, Results, ResultsError
 from mealrec.bench.rows import ROWS, row
 from mealrec.bench.tokens import destroyed
 from mealrec.data.packed import Packed
+from mealrec.data.split import Protocol
 from mealrec.evaluation.ranking import rank_targets
+from tests.bench.test_folder import recbole
 from tests.conftest import write_packed
 
 SMALL = {"warmup_epochs": 2, "joint_epochs": 1, "width": 16, "batch_size": 16, "patience": 1}
@@ -170,6 +172,48 @@ def in_this_process(tasks: list[object], jobs: int, say: object) -> None:
 
     for task in tasks:
         run_cell(replace(task, device="cpu"))  # type: ignore[type-var]
+
+
+def test_each_protocol_and_each_state_of_the_data_has_its_own_cells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mealrec.bench.quality._run_all", in_this_process)
+    rows = [f"{item}\tu{user}\t1\t{user + 10 * n}" for user in range(9) for n, item in enumerate("abcdefghij")]
+    root = recbole(tmp_path / "timed", rows, titles=False)
+    said: list[str] = []
+
+    def made(*models: str, protocol: Protocol = "leave-one-out") -> Results:
+        return run_quality(
+            [root],
+            models,
+            seeds=[0],
+            out=tmp_path / "r.json",
+            cache=tmp_path / "c",
+            protocol=protocol,
+            say=lambda line: said.append(line) if " cells, " in line else None,
+        )
+
+    made("markov", "itemknn")
+    results = made("markov", protocol="temporal")
+    assert results.datasets() == ["timed", "timed@temporal"] and len(results.cells) == 3
+    assert len({cell.data for cell in results.cells.values()}) == 1
+    assert made("markov", protocol="temporal").cells == results.cells and said[-1].startswith(
+        "1 cells, 1 there already"
+    )
+    (root / "unseen.inter").write_text((root / "unseen.inter").read_text() + "a\tu99\t1\t5\n")
+    with pytest.raises(ResultsError, match=r"data differs: .*: itemknn seed 0; .*: markov seed 0"):
+        made("markov")
+    assert len({cell.data for cell in made("markov", "itemknn").select("timed", "markov")}) == 1
+    assert said[-1].startswith("2 cells, 0 there already")
+
+
+def test_cells_that_were_committed_before_are_still_found() -> None:
+    results = Results.open(Path(__file__).parents[2] / "benchmarks" / "results" / "quality.json")
+    for model, seeds in (("mealrec", 5), ("sasrec+content+augment", 5), ("l-diffrec", 1)):
+        for seed in range(seeds):
+            task = Task("bili_food", "", "", model, seed, "leave-one-out", "cpu", "", data="new")
+            found = results.cells[task.key]
+            assert (found.digest, found.data, found.variant) == (digest_of(task), "", "")
 
 
 FILE = {

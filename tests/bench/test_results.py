@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mealrec.bench.compare import compare_all
+from mealrec.bench.report import tables
 from mealrec.bench.results import Cell, Key, Results, ResultsError
 
 
@@ -63,6 +65,36 @@ def test_cells_made_elsewhere_come_with_their_ranks_and_replace_older_ones(tmp_p
     assert [(c.seed, c.digest) for c in again.select("food", "sasrec")] == [(0, "newer"), (1, "d")]
     assert again.ranks(cell(seed=0).key).tolist() == [3] and again.body["commands"] == ["one", "two"]
     assert again.body["hardware"] == {"cpu": "another machine's"}
+
+
+def test_a_cell_of_other_data_is_not_there_and_one_that_does_not_say_is(tmp_path: Path) -> None:
+    results = Results.open(tmp_path / "r.json")
+    results.put(cell(data="new"), ranks(1))
+    results.put(cell(seed=1), ranks(1))  # of an older file
+    again = Results.open(tmp_path / "r.json")
+    assert [again.has(cell().key, "d", data) for data in ("", "new", "other")] == [True, True, False]
+    assert again.has(cell(seed=1).key, "d", "other")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"data": "two"}, "data differs: one: .*; two: sasrec seed 1"), ({"protocol": "temporal"}, "protocol differs: ")],
+)
+def test_cells_of_other_data_or_of_another_protocol_are_not_put_beside_each_other(
+    tmp_path: Path, change: dict[str, object], told: str
+) -> None:
+    here, there = Results.open(tmp_path / "here.json"), Results.open(tmp_path / "there.json")
+    here.put(cell(data="one"), ranks(9))
+    here.put(cell("itemknn"), ranks(9))  # of an older file
+    there.put(cell(seed=1, **({"data": "one"} | change)), ranks(3))  # type: ignore[arg-type]
+    before = (tmp_path / "here.json").read_bytes()
+    with pytest.raises(ResultsError, match=f"cells of food can't be compared, their {told}"):
+        here.absorb(there)
+    assert (tmp_path / "here.json").read_bytes() == before and not here._ranks_file(cell(seed=1).key).exists()
+    here.put(cell(seed=1, **({"data": "one"} | change)), ranks(3))  # type: ignore[arg-type]
+    for pairing in (lambda: compare_all(here, []), lambda: tables([here])):
+        with pytest.raises(ResultsError, match=told):
+            pairing()
 
 
 def test_other_settings_make_the_cell_missing_and_replace_it(tmp_path: Path) -> None:
