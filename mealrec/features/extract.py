@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.allocation import keep_freed_memory
 from mealrec.features.decoder import DecoderError
 from mealrec.features.encoders import build
+from mealrec.features.held import may_pass
 from mealrec.features.kept_frames import KeptFrames
 from mealrec.features.rows import Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
@@ -89,11 +90,8 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -
 
 def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
     """Run the blocks that have no part yet on a Ray cluster; returns every block's parts. Raises ExtractionError."""
-    todo = [
-        b
-        for b in blocks
-        if not (_exists(lake, FEATURES, b.features_part) and _exists(lake, QUARANTINE, b.quarantine_part))
-    ]
+    final = set(lake.files(QUARANTINE)) if lake.exists(QUARANTINE) else set()
+    todo = [b for b in blocks if not _is_done(lake, b, final)]
     spent, done_now = Seconds(), 0
     if len(todo) < len(blocks):
         log.info("%d of %d blocks are there from an interrupted run", len(blocks) - len(todo), len(blocks))
@@ -241,6 +239,24 @@ def rows_in_part(lake: Lake, table: str, path: str) -> int:
     filesystem, root = lake.filesystem(table)
     with filesystem.open_input_file(f"{root}/{path}") as file:
         return int(pq.ParquetFile(file).metadata.num_rows)
+
+
+def _is_done(lake: Lake, block: Block, final: set[str]) -> bool:
+    """Whether both parts are there and nothing was rejected for a reason that may pass; parts that are committed (`final`)
+    stay as they are."""
+    if not (_exists(lake, FEATURES, block.features_part) and _exists(lake, QUARANTINE, block.quarantine_part)):
+        return False
+    return block.quarantine_part in final or not any(map(may_pass, rejects_in(lake, [block.quarantine_part])))
+
+
+def rejects_in(lake: Lake, parts: Iterable[str]) -> list[Row]:
+    """Key, reason and payload of the rows of these parts of `quarantine`."""
+    filesystem, root = lake.filesystem(QUARANTINE)
+    rows: list[Row] = []
+    for part in parts:
+        with filesystem.open_input_file(f"{root}/{part}") as file:
+            rows += pq.read_table(file, columns=["key", "reason", "payload"]).to_pylist()
+    return rows
 
 
 def _exists(lake: Lake, table: str, path: str) -> bool:

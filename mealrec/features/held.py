@@ -92,6 +92,11 @@ def rejected_as_before(
     return found
 
 
+def may_pass(row: Mapping[str, Any]) -> bool:
+    """Whether the reason of a row of `quarantine` does not lie in the video alone: it has to be tried again."""
+    return "tried_as" not in json.loads(row["payload"])
+
+
 def _is_as_before(one: Wanted, paths: Mapping[str, Path], bytes_hash: str) -> bool:
     """By content; an object of another time is fetched again with its features, not for its hash alone. A file that went away
     or may not be read is not as before: who decodes it says why."""

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from mealrec import __version__
 from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.encoders import digest_of
-from mealrec.features.extract import Extracted, ExtractionError, plan, rows_in_part, write_part
+from mealrec.features.extract import Extracted, ExtractionError, plan, rejects_in, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
-from mealrec.features.held import HeldRow, figures, rejected_as_before, rows_in, unchanged
+from mealrec.features.held import HeldRow, figures, may_pass, rejected_as_before, rows_in, unchanged
 from mealrec.features.remote import is_remote, remote_stats
 from mealrec.features.rows import Wanted, tried_as
 from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
@@ -37,7 +37,8 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     """Every catalogue video ends in exactly one of `features` and `quarantine`.
 
     Videos whose file, title and encoders are those of a committed row are kept and not decoded; those that were rejected for
-    what they are, and are still the same, stay in quarantine and are not tried again.
+    what they are, and are still the same, stay in quarantine and are not tried again. Where that is all, and those whose
+    reason may pass are tried and rejected as before, nothing is committed.
     `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
     features.max_quarantine_share and where parts can't be written, before committing.
     """
@@ -48,16 +49,15 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     made_from = digest(
         STAGE, __version__, config.features, encoders, landing.catalogue_fingerprint(), *([remote] if remote else [])
     )
-    done = None if full else lake.committed(FEATURES, STAGE, made_from)
-    if done is not None and lake.committed(QUARANTINE, STAGE, made_from) is not None:
-        log.info("up to date: %s version %d", FEATURES, done.version)
-        return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
+    done = None if full else _done(lake, made_from)
+    before = [] if full else _rejected_by(lake, lake.last_commit(FEATURES, STAGE))
+    if done is not None and not any(map(may_pass, before)):
+        return _up_to_date(done)
     claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES)
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     catalogue, paths = _catalogue(landing, remote)
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
-    before = [] if full else _rejected_by(lake, lake.last_commit(FEATURES, STAGE))
     rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
     todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
     said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
@@ -72,9 +72,12 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
         ) from error
     still = _still_rejected(lake, rejected.values(), attempt)
     extracted = replace(extracted, quarantine=[*extracted.quarantine, *still])
-    reasons = _reasons(lake, extracted.quarantine)
+    rejects, new = rejects_in(lake, extracted.quarantine), rows_in(lake, extracted.features)
+    if done is not None and not new and _by_key(rejects) == _by_key(before):
+        return _up_to_date(done)
+    reasons = dict(sorted(Counter(row["reason"] for row in rejects).items()))
     _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
-    rows = [held[video] for video in sorted(kept)] + list(rows_in(lake, extracted.features).values())
+    rows = [held[video] for video in sorted(kept)] + list(new.values())
     summary = StageSummary(
         stage=STAGE,
         seconds=round(time.monotonic() - began, 3),
@@ -89,6 +92,17 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     version = _commit(lake, extracted, held, kept, made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})
+
+
+def _done(lake: Lake, made_from: str) -> Commit | None:
+    """The features' commit of a run with these inputs and settings that made both of its commits."""
+    done = lake.committed(FEATURES, STAGE, made_from)
+    return done if done is not None and lake.committed(QUARANTINE, STAGE, made_from) is not None else None
+
+
+def _up_to_date(done: Commit) -> StageSummary:
+    log.info("up to date: %s version %d", FEATURES, done.version)
+    return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
 
 
 def _remote(landing: Landing, config: FeaturesConfig) -> dict[str, str]:
@@ -149,13 +163,8 @@ def _say_what_other_encoders_cost(
         )
 
 
-def _reasons(lake: Lake, parts: list[str]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    filesystem, root = lake.filesystem(QUARANTINE)
-    for part in parts:
-        with filesystem.open_input_file(f"{root}/{part}") as file:
-            counts.update(pq.read_table(file, columns=["reason"])["reason"].to_pylist())
-    return dict(sorted(counts.items()))
+def _by_key(rejects: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    return {row["key"]: (row["reason"], row["payload"]) for row in rejects}
 
 
 def _details(rows: list[HeldRow], extracted: Extracted, reused: int) -> dict[str, Any]:

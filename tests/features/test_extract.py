@@ -30,12 +30,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.media]
 Make = Callable[[list[dict[str, Any]]], Path]
 
 
-# the real child, but for videos with this in their path: there it spins in native code with the GIL held, as decord may
+# the real child, but for videos with this in their path: there it spins in native code with the GIL held, as decord may;
+# and while a file `crashes` lies beside a video, it crashes
 SPINS = (
-    "import re\n"
+    "import os, re, signal\n"
     "from mealrec.features import decoder_child as child\n"
     "decode = child.decode\n"
     "def spin(request, *rest):\n"
+    "    if os.path.exists(os.path.dirname(request['path']) + '/crashes'): os.kill(os.getpid(), signal.SIGSEGV)\n"
     "    if 'spins for ever' in request['path']: re.match(r'(a|a)+$', 'a' * 60 + 'b')\n"
     "    return decode(request, *rest)\n"
     "child.decode = spin\n"
@@ -253,6 +255,39 @@ def test_too_many_bad_videos_stop_the_stage_before_it_commits(platform: Path, ru
     with pytest.raises(StageError, match="2 of 6 videos rejected"):
         extract(strict)
     assert not Lake(strict.lake).exists(FEATURES) and not Lake(strict.lake).exists(QUARANTINE)
+
+
+def test_what_a_crashing_decoder_took_along_is_tried_by_the_next_run(platform: Path, run_config: RunConfig) -> None:
+    broken = platform / "videos" / "crashes"
+    broken.touch()
+    for options in ({}, {"full": True}):
+        with pytest.raises(StageError, match=r"6 of 6 videos rejected.*'decoder_crashed': 5"):
+            extract(run_config, **options)
+    broken.unlink()
+    summary = extract(run_config)
+    assert summary.quarantined == {"missing_file": 1, "unreadable": 1}
+    assert summary.details["done_now"] == 5, "the file that is missing was found to be so"
+
+
+def test_a_run_again_tries_what_may_pass_and_is_up_to_date_where_it_did_not(
+    platform: Path, run_config: RunConfig
+) -> None:
+    (platform / "videos" / "a").mkdir()
+    (platform / "videos" / "a.mp4").rename(platform / "videos" / "a" / "a.mp4")
+    catalogue = [row(v, f"videos/{v}.mp4") for v in "bcdef"] + [row("a", "videos/a/a.mp4")]
+    (platform / "catalogue.jsonl").write_text("".join(json.dumps(r) + "\n" for r in catalogue))
+    broken = platform / "videos" / "a" / "crashes"
+    broken.touch()
+    first = extract(run_config)
+    assert quarantined(run_config) == {"a": "decoder_crashed", "e": "unreadable", "f": "missing_file"}
+    for _ in range(2):
+        again = extract(run_config)
+        assert again.skipped and again.version == first.version, "tried, and as before"
+    broken.unlink()
+    second = extract(run_config)
+    assert [second.details[name] for name in ("reused", "rejected_before", "done_now")] == [3, 2, 1]
+    assert "a" in features(run_config) and sorted(quarantined(run_config)) == ["e", "f"]
+    assert extract(run_config).skipped
 
 
 def test_killed_between_its_two_commits_the_stage_ends_the_same(
