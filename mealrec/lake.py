@@ -8,6 +8,7 @@ digest is already committed has nothing to do. Cost: commits grow with files, ne
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, write_deltalake
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
@@ -33,6 +34,11 @@ from mealrec.schema import PARTITIONS, SCHEMAS
 DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
+# Delta would delete the log before a checkpoint that is older than 30 days: nobody could open those versions any more
+KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
+
+
+LOGGED = re.compile(r"(\d{20})\.(json|checkpoint\..+)")
 
 
 class LostRace(RuntimeError):
@@ -117,6 +123,21 @@ class Lake:
         """Newest committed version, None when there is no table."""
         return DeltaTable(self.uri(table)).version() if self.exists(table) else None
 
+    def versions(self, table: str) -> list[int]:
+        """Versions that can be opened, oldest first: those whose log goes back to the first one, or to a checkpoint, without a
+        gap. [] without a table."""
+        filesystem, root = self.filesystem(table)
+        listed = filesystem.get_file_info(pafs.FileSelector(f"{root}/_delta_log", allow_not_found=True))
+        logged = [found for info in listed if (found := LOGGED.match(info.base_name))]
+        checkpoints = {int(found[1]) for found in logged if found[2] != "json"}
+        commits = {int(found[1]) for found in logged if found[2] == "json"}
+        opened: list[int] = []
+        for version in sorted(commits | checkpoints):
+            follows = version == 0 or (opened and opened[-1] == version - 1)
+            if version in checkpoints or follows:
+                opened.append(version)
+        return opened
+
     def at(self, table: str, version: int | None = None) -> DeltaTable:
         """The table pinned at a version (None: newest). Raises ValueError naming the stage to run when it is absent."""
         if not self.exists(table):
@@ -170,12 +191,7 @@ class Lake:
 
     def find_commit(self, table: str, stage: str, digest: str) -> Commit | None:
         """The stage's newest commit with this digest, however many others came later."""
-        if not self.exists(table):
-            return None
-        for entry in DeltaTable(self.uri(table)).history():
-            if entry.get(STAGE_KEY) == stage and entry.get(DIGEST_KEY) == digest:
-                return Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
-        return None
+        return next((c for c in self.history(table, stage) if c.metadata.get(DIGEST_KEY) == digest), None)
 
     # -- writing -----------------------------------------------------------------------------------------------------
     def claim(self, stage: str, run_id: str, *tables: str) -> Claim:
@@ -218,6 +234,7 @@ class Lake:
                     mode="error",
                     partition_by=partition_by,
                     commit_properties=provenance.properties(retries=0),
+                    post_commithook_properties=KEEP_LOG,
                 )
             else:
                 there.create_write_transaction(
@@ -227,6 +244,7 @@ class Lake:
                     partition_by=partition_by,
                     partition_filters=partition_filters,
                     commit_properties=provenance.properties(),
+                    post_commithook_properties=KEEP_LOG,
                 )
         version = self.version(table)
         assert version is not None
@@ -245,6 +263,7 @@ class Lake:
                 predicate=replace if there is not None else None,
                 partition_by=list(PARTITIONS[table]) or None,
                 commit_properties=provenance.properties(retries=0 if there is None else None),
+                post_commithook_properties=KEEP_LOG,
             )
         version = self.version(table)
         assert version is not None
@@ -285,7 +304,13 @@ class Lake:
                 return self._create_with(table, rows, provenance)
             known = DeltaTable(self.uri(table), version=base)
             with full_disk.named(self.uri(table)):
-                write_deltalake(known, rows, mode="append", commit_properties=provenance.properties(retries=0))
+                write_deltalake(
+                    known,
+                    rows,
+                    mode="append",
+                    commit_properties=provenance.properties(retries=0),
+                    post_commithook_properties=KEEP_LOG,
+                )
         except CommitFailedError as error:
             raise LostRace(f"{table}: somebody else has committed since version {base}") from error
         return base + 1

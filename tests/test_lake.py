@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -108,6 +111,55 @@ def test_small_tables_are_written_and_replaced_from_the_driver(lake: Lake) -> No
     assert lake.write(ITEMS, rows.slice(0, 1), provenance("d2")) == 1
     assert lake.read(ITEMS)["video_id"].to_pylist() == ["a"]
     assert lake.read(ITEMS, 0).num_rows == 2
+
+
+@pytest.fixture(scope="module")
+def old_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake with one commit a night for 131 nights, the last of them last night."""
+    root = tmp_path_factory.mktemp("old") / "lake"
+    lake, rows = Lake(str(root)), pa.Table.from_pylist([], schema=SCHEMAS[QUARANTINE])
+    for _ in range(131):
+        lake.write(QUARANTINE, rows, provenance("d"))
+    for log in (root / QUARANTINE / "_delta_log").glob("0*"):
+        os.utime(log, times=(time.time() - (131 - int(log.name[:20])) * 86_400,) * 2)
+    return root
+
+
+@pytest.mark.parametrize("how", ["write", "commit_files", "append_at"])
+def test_old_versions_can_be_opened_for_ever(old_table: Path, tmp_path: Path, how: str) -> None:
+    """Delta would delete the log before its checkpoint at the hundredth commit, once that is older than 30 days."""
+    lake = Lake(str(shutil.copytree(old_table, tmp_path / "lake")))
+    rows = pa.Table.from_pylist([], schema=SCHEMAS[QUARANTINE])
+    if how == "write":
+        lake.write(QUARANTINE, rows, provenance("d"))
+    elif how == "commit_files":
+        lake.commit_files(QUARANTINE, [], provenance("d"), mode="append")
+    else:
+        lake.append_at(QUARANTINE, 130, rows, provenance("d"))
+    assert list((tmp_path / "lake" / QUARANTINE / "_delta_log").glob("*.checkpoint.parquet"))
+    assert reasons(lake, 0) == [] and lake.versions(QUARANTINE) == list(range(132))
+
+
+def forget(lake: Lake, table: str) -> None:
+    """What Delta does to a table whose versions are all old: the log before its newest one goes."""
+    for log in Path(lake.uri(table), "_delta_log").glob("*.json"):
+        os.utime(log, times=(time.time() - 40 * 86_400,) * 2)
+    DeltaTable(lake.uri(table)).create_checkpoint()
+    DeltaTable(lake.uri(table)).cleanup_metadata()
+
+
+def test_versions_that_can_be_opened_go_back_to_the_first_or_to_a_checkpoint(lake: Lake) -> None:
+    assert lake.versions(QUARANTINE) == []
+    for number in range(4):
+        lake.commit_files(QUARANTINE, [part(lake, f"{number}.parquet", str(number))], provenance("d"), mode="append")
+        if number == 2:
+            forget(lake, QUARANTINE)
+    assert lake.versions(QUARANTINE) == [2, 3] and reasons(lake, 2) == ["0", "1", "2"]
+    with pytest.raises(DeltaError):
+        lake.files(QUARANTINE, 1)
+    log = Path(lake.uri(QUARANTINE), "_delta_log")
+    (log / f"{3:020}.json").rename(log / f"{4:020}.json")
+    assert lake.versions(QUARANTINE) == [2]
 
 
 def test_a_missing_table_names_itself_and_an_unknown_one_the_valid_ones(lake: Lake) -> None:

@@ -39,8 +39,9 @@ def drift(config: RunConfig, *, run_id: str = "") -> StageSummary:
     """Compare events, features, scores and durations with the champion's; up to date when neither changed.
 
     The result goes to <work>/drift/drift.json and, as metrics, to the MLflow run of the newest model of these tables.
-    Without a champion, or where it was trained on the tables as they are, only durations are looked at. Cost: a pass over two
-    versions of `interactions` and `sequences`, a fixed number of videos and viewers; memory: the samples.
+    Without a champion, or where it was trained on the tables as they are or on versions that are gone, only durations are
+    looked at. Cost: a pass over two versions of `interactions` and `sequences`, a fixed number of videos and viewers; memory:
+    the samples.
     """
     began = time.monotonic()
     lake = Lake(config.lake, config.work)
@@ -48,6 +49,8 @@ def drift(config: RunConfig, *, run_id: str = "") -> StageSummary:
     champion = promotion.by_alias(tracker, promotion.CHAMPION)
     now = {table: lake.at(table).version() for table in (INTERACTIONS, SEQUENCES, ITEMS, FEATURES)}
     then = _trained_on(lake, champion) if champion else now
+    if then is None:
+        champion, then = None, now
     made_from = _digest(config, lake, champion, then, now)
     path = lake.folder("drift") / DRIFT
     held = read(lake)
@@ -78,19 +81,23 @@ def read(lake: Lake) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text())) if path.is_file() else None
 
 
-def _trained_on(lake: Lake, champion: Version) -> dict[str, int]:
-    """Table versions of the champion's training; the events are those that its sequences were made from."""
+def _trained_on(lake: Lake, champion: Version) -> dict[str, int] | None:
+    """Table versions of the champion's training; the events are those that its sequences were made from. None, with a warning,
+    where one of them can't be opened any more."""
     tables = {t: champion.tags.get(f"{VERSION_TAG}{t}") for t in (SEQUENCES, ITEMS, FEATURES)}
     absent = [table for table, version in tables.items() if version is None]
     if absent:
         raise StageError(f"version {champion.version} has no tag {VERSION_TAG}{absent[0]}: it can't be compared with")
     versions = {table: int(version) for table, version in tables.items() if version is not None}
-    for commit in lake.history(SEQUENCES):
-        if commit.version == versions[SEQUENCES]:
-            return versions | {INTERACTIONS: int(json.loads(commit.metadata["mealrec.inputs"])[INTERACTIONS])}
-    raise StageError(
-        f"{SEQUENCES} version {versions[SEQUENCES]}, which the champion was trained on, is no longer there"
-    )
+    made = next((commit for commit in lake.history(SEQUENCES) if commit.version == versions[SEQUENCES]), None)
+    if made is not None:
+        versions |= {INTERACTIONS: int(json.loads(made.metadata["mealrec.inputs"])[INTERACTIONS])}
+    gone = [f"{table} version {number}" for table, number in versions.items() if number not in lake.versions(table)]
+    if made is not None and not gone:
+        return versions
+    words = (", ".join(gone) or f"the commit of {SEQUENCES} version {versions[SEQUENCES]}", champion.version)
+    log.warning("%s, which champion %s was trained on, is no longer there: it is not compared with", *words)
+    return None
 
 
 def _digest(config: RunConfig, lake: Lake, champion: Version | None, then: dict[str, int], now: dict[str, int]) -> str:
@@ -125,7 +132,7 @@ def _present(found: Iterable[Quantity | None]) -> Iterable[Quantity]:
 
 def _say(champion: Version | None, changed: bool, quantities: list[Quantity]) -> None:
     if champion is None:
-        log.info("there is no champion yet to compare with")
+        log.info("there is no champion to compare with")
     elif not changed:
         log.info("nothing to compare: version %s was trained on the tables as they are", champion.version)
     for one in quantities:

@@ -27,8 +27,8 @@ class Orphan(NamedTuple):
 
 
 def vacuum(lake: Lake, *, orphan_hours: float, dry_run: bool = False) -> dict[str, list[Orphan]]:
-    """Orphans by table, deleted unless `dry_run`. Tables keep all their versions, and all their files while a stage that writes
-    them has not committed. Raises ValueError for less than an hour, and for a lake without tables."""
+    """Orphans by table, deleted unless `dry_run`. Tables keep all versions that can be opened, and all their files
+    while a stage that writes them has not committed. Raises ValueError for less than an hour, and for a lake without tables."""
     if orphan_hours < 1:
         raise ValueError(f"older than {orphan_hours} hours: must be at least 1")
     tables = [table for table in SCHEMAS if lake.exists(table)]
@@ -56,8 +56,7 @@ def clean(lake: Lake, table: str, *, orphan_hours: float, dry_run: bool = False)
         if table in claim.tables and _is_open(lake, claim):
             who = f"stage {claim.stage!r} (run {claim.run_id or 'by hand'})"
             raise Unfinished(f"{table}: {who} has not committed, it may be at work or go on with its files")
-    newest = lake.version(table)
-    known = {path for version in range(0 if newest is None else newest + 1) for path in lake.files(table, version)}
+    known = {path for version in lake.versions(table) for path in lake.files(table, version)}
     filesystem, root = lake.filesystem(table)
     found = []
     for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):

@@ -24,6 +24,7 @@ from mealrec.stages.drift import drift, read
 from mealrec.training import bundle
 from tests.conftest import write_packed
 from tests.stages import champion
+from tests.test_lake import forget
 
 ITEM_COUNT, VIEWERS, EVENTS_A_DAY = 30, 40, 400
 DAY_MS = 86_400_000
@@ -152,6 +153,17 @@ def test_what_moved_is_named_and_what_did_not_is_left_in_peace(world: World, mod
     assert {"scores.best", "scores.gap_to_second", "scores.unusual_history"} <= set(found)
     again = drift(world.config)
     assert again.skipped and again.details == summary.details
+
+
+def test_a_champion_whose_tables_are_gone_is_not_compared_with_and_nothing_stops(
+    world: World, model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crown(world, model_folder)
+    world.sequences(cyclic()[:30])
+    forget(world.lake, SEQUENCES)
+    summary = drift(world.config)
+    assert (summary.details["champion"], summary.details["state"]) == (None, "ok") and world.found() == {}
+    assert "sequences version 0, which champion 1 was trained on, is no longer there" in caplog.text
 
 
 def test_a_stage_that_became_slow_is_an_alarm(world: World) -> None:

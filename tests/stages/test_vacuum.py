@@ -18,7 +18,7 @@ from mealrec.lake import Lake
 from mealrec.presets import preset
 from mealrec.schema import INTERACTIONS, ITEMS, QUARANTINE
 from mealrec.stages.vacuum import Unfinished, clean, vacuum
-from tests.test_lake import part, provenance
+from tests.test_lake import forget, part, provenance
 
 WHERE = "stage=extract/ingest_date=2026-01-05"
 
@@ -46,6 +46,17 @@ def test_what_a_version_needs_stays_also_where_a_newer_one_does_not(tmp_path: Pa
     assert deleted.path == orphan and deleted.size > 0
     assert clean(lake, QUARANTINE, orphan_hours=0) == []
     assert [lake.read(QUARANTINE, version)["reason"].to_pylist() for version in (0, 1)] == [["a"], ["b"]]
+
+
+def test_versions_whose_log_is_gone_are_passed_over(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    for name in ("a", "b", "c"):
+        path = part(lake, f"{WHERE}/{name}.parquet", name)
+        lake.commit_files(QUARANTINE, [path], provenance(name), mode="overwrite")
+        if name == "b":
+            forget(lake, QUARANTINE)
+    assert [o.path for o in clean(lake, QUARANTINE, orphan_hours=0)] == [f"{WHERE}/a.parquet"]
+    assert [lake.read(QUARANTINE, version)["reason"].to_pylist() for version in (1, 2)] == [["b"], ["c"]]
 
 
 def left(lake: Lake) -> list[str]:
