@@ -62,13 +62,13 @@ def poorer(gather: Gather, kind: str, level: float, seed: int) -> Callable[[Tens
         draws = [torch.Generator().manual_seed(seed * 7_919 + int(i)) for i in index]
         if kind == "noise":
             noise = torch.stack([torch.randn(content.visual.shape[1:], generator=g) for g in draws])
-            return dataclasses.replace(content, visual=rms_norm(content.visual) + level * noise)
+            return dataclasses.replace(content, visual=rms_norm(content.visual) + level * noise.to(index.device))
         if kind == "tokens":
             lost = torch.stack([torch.rand(content.frame_mask.shape[1], generator=g) < level for g in draws])
-            return dataclasses.replace(content, frame_mask=content.frame_mask & ~lost)
+            return dataclasses.replace(content, frame_mask=content.frame_mask & ~lost.to(index.device))
         gone = torch.stack([torch.rand(1, generator=g) < level for g in draws])[:, 0]
         nothing = torch.zeros_like(gone)
         drop = [gone, gone, nothing] if kind == "video" else [nothing, nothing, gone]
-        return content.without(torch.stack(drop, 1))
+        return content.without(torch.stack(drop, 1).to(index.device))
 
     return gathered

@@ -31,7 +31,7 @@ def diagnose(ready: Ready, max_history: int) -> dict[str, float]:
         out["salience_entropy"] = _entropy(ready, model)
     if model.settings.npd in ("blind", "told", "state"):
         tokens = catalogue_tokens(model, ready.data.content.gather, ready.data.items)
-        histories = _histories(ready, max_history)
+        histories = [history.to(model.null_id.device) for history in _histories(ready, max_history)]
         out["npd_identifiability_r2"] = _identifiability(model, ready, histories, tokens)
         popularity = ready.data.content.train_count().float()
         for level in LEVELS:
@@ -72,16 +72,19 @@ def _entropy(ready: Ready, model: MealRec) -> float:
 def _identifiability(model: MealRec, ready: Ready, histories: list[Tensor], tokens: Tokens | None) -> float:
     """R^2 of a linear probe for log sigma of Gaussian noise on the item vectors, from what the denoiser reads (its place is the
     item vectors or the last state): mean coordinates, their squares and the log norm. Fitted on one half of the viewers,
-    measured on the other (model.md 2.8.1)."""
+    measured on the other (model.md 2.8.1). Only the model's passes are on its device: draws are those of the CPU."""
     rng = torch.Generator().manual_seed(0)
     features, levels = [], []
     for history in histories:
-        mask = history > 0
-        z = _vectors(model, ready, history)
+        mask = (history > 0).cpu()
+        z = _vectors(model, ready, history).cpu()
         level = _log_uniform(len(history), rng)
         drawn = corruption.Draw(torch.full((len(history),), corruption.GAUSSIAN), level)
         noisy = corruption.corrupt(z, mask, drawn, torch.zeros_like(z), z, mask.shape[1], rng)
-        seen = noisy.z[noisy.mask] if model.settings.npd != "state" else model.backbone(noisy.z, noisy.mask)[:, -1]
+        if model.settings.npd == "state":
+            seen = model.backbone(noisy.z.to(history.device), noisy.mask.to(history.device))[:, -1].cpu()
+        else:
+            seen = noisy.z[noisy.mask]
         of = noisy.mask.nonzero()[:, 0] if model.settings.npd != "state" else torch.arange(len(history))
         size = seen.norm(dim=-1, keepdim=True).clamp(min=1e-6).log()
         read = torch.cat([seen, seen.square(), size, torch.ones_like(size)], -1)

@@ -137,6 +137,8 @@ def _run_all(tasks: list[Task], jobs: int, say: Say) -> None:
 
 def run_cell(task: Task) -> str:
     """Make one cell, with its robustness conditions where the row has them, and put it into the result file."""
+    if row(task.model).kind == "counts":
+        task = replace(task, device="cpu")  # computed there, whatever the others are trained on
     if task.device == "cpu":
         torch.set_num_threads(1)
     data = open_folder(Path(task.folder), Path(task.cache), protocol=task.protocol, say=lambda line: None)

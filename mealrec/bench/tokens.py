@@ -38,13 +38,15 @@ class Destroyed(ContentArrays):
             )
         if self.how == "random":
             noise = [torch.stack([self._noise(int(i), part.shape[1:]) for i in index]) for part in _parts(content)]
+            noise = [part.to(index.device) for part in noise]
             return dataclasses.replace(content, visual=noise[0], audio=noise[1])
         if self.how == "middle":
             count = content.frame_mask.sum(1, keepdim=True)
             place = content.frame_mask.long().cumsum(1) - 1
             return dataclasses.replace(content, frame_mask=content.frame_mask & (place == count // 2))
         if self.how == "shuffled":
-            order = torch.stack([self._order(int(i), m) for i, m in zip(index, content.frame_mask, strict=True)])
+            masks = content.frame_mask.cpu()
+            order = torch.stack([self._order(int(i), m) for i, m in zip(index, masks, strict=True)]).to(index.device)
             turned = [part.gather(1, order[..., None].expand_as(part)) for part in _parts(content)]
             return dataclasses.replace(content, visual=turned[0], audio=turned[1])
         return content

@@ -12,7 +12,7 @@ import torch
 
 from mealrec.bench.cell import complete_settings, train_cell
 from mealrec.bench.conditions import corrupted, poorer
-from mealrec.bench.quality import Task, digest_of, run_quality
+from mealrec.bench.quality import Task, digest_of, run_cell, run_quality
 from mealrec.bench.report import tables, update
 from mealrec.bench.results import Key, Results, ResultsError
 from mealrec.bench.rows import ROWS, row
@@ -172,6 +172,26 @@ def in_this_process(tasks: list[object], jobs: int, say: object) -> None:
 
     for task in tasks:
         run_cell(replace(task, device="cpu"))  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize("model", ["popularity", "markov", "itemknn"])
+def test_a_row_that_is_only_computed_is_ranked_where_it_is_computed(tmp_path: Path, model: str) -> None:
+    write_packed(tmp_path / "tiny")
+    for device in ("cpu", "cuda"):
+        run_cell(Task(*(str(tmp_path / n) for n in ("tiny", "c", device)), model, 0, "leave-one-out", device, ""))
+    cpu, cuda = (Results.open(tmp_path / device).select("tiny", model)[0] for device in ("cpu", "cuda"))
+    assert cuda.metrics == cpu.metrics
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("model", ["mealrec", "mealrec:state", "mealrec:shuffled", "mealrec:random-tokens", "diffrec"])
+def test_a_cell_with_its_conditions_and_diagnostics_is_made_on_a_gpu(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_packed(tmp_path / "tiny")
+    monkeypatch.setattr("mealrec.bench.quality.chosen", lambda dataset, name: SMALL)
+    run_cell(Task(*(str(tmp_path / n) for n in ("tiny", "c", "r")), model, 0, "leave-one-out", "cuda", ""))
+    assert Results.open(tmp_path / "r").select("tiny", model)
 
 
 def test_each_protocol_and_each_state_of_the_data_has_its_own_cells(
