@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ log = logging.getLogger("mealrec.extract")
 TITLES_A_BLOCK = 128  # rows without a video cost a title's encoding only
 ACTOR_CPUS = 0.8  # whole CPUs for the actors would starve Ray Data's own tasks on a small machine
 SAY_EVERY_S = 5.0
+STAGE_FOLDER = "stage=extract"  # of this stage's quarantine parts
 
 
 class ExtractionError(RuntimeError):
@@ -82,7 +83,7 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -
                     Block(
                         videos,
                         f"bucket={bucket}/part-{key}.parquet",
-                        f"stage=extract/ingest_date={day}/part-{key}.parquet",
+                        f"{STAGE_FOLDER}/ingest_date={day}/part-{key}.parquet",
                     )
                 )
     return blocks
@@ -91,7 +92,9 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -
 def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
     """Run the blocks that have no part yet on a Ray cluster; returns every block's parts. Raises ExtractionError."""
     final = set(lake.files(QUARANTINE)) if lake.exists(QUARANTINE) else set()
-    todo = [b for b in blocks if not _is_done(lake, b, final)]
+    finished = {b.features_part: b for b in _of_any_day(lake, blocks) if _is_done(lake, b, final)}
+    todo = [b for b in blocks if b.features_part not in finished]
+    blocks = [finished.get(b.features_part, b) for b in blocks]
     spent, done_now = Seconds(), 0
     if len(todo) < len(blocks):
         log.info("%d of %d blocks are there from an interrupted run", len(blocks) - len(todo), len(blocks))
@@ -242,11 +245,22 @@ def rows_in_part(lake: Lake, table: str, path: str) -> int:
 
 
 def _is_done(lake: Lake, block: Block, final: set[str]) -> bool:
-    """Whether both parts are there and nothing was rejected for a reason that may pass; parts that are committed (`final`)
-    stay as they are."""
-    if not (_exists(lake, FEATURES, block.features_part) and _exists(lake, QUARANTINE, block.quarantine_part)):
+    """Whether a block whose quarantine part is there has its other part too and rejected nothing for a reason that may pass;
+    parts that are committed (`final`) stay as they are."""
+    if not _exists(lake, FEATURES, block.features_part):
         return False
     return block.quarantine_part in final or not any(map(may_pass, rejects_in(lake, [block.quarantine_part])))
+
+
+def _of_any_day(lake: Lake, blocks: list[Block]) -> list[Block]:
+    """The blocks whose quarantine part is there, with its path: a run that was killed before midnight has written it below
+    another day; the latest counts. Cost: one listing."""
+    filesystem, root = lake.filesystem(QUARANTINE)
+    selector = pafs.FileSelector(f"{root}/{STAGE_FOLDER}", allow_not_found=True, recursive=True)
+    paths = sorted("/".join(one.path.split("/")[-3:]) for one in filesystem.get_file_info(selector))
+    found = {path.rpartition("/")[2]: path for path in paths}
+    names = [b.quarantine_part.rpartition("/")[2] for b in blocks]
+    return [replace(b, quarantine_part=found[name]) for b, name in zip(blocks, names, strict=True) if name in found]
 
 
 def rejects_in(lake: Lake, parts: Iterable[str]) -> list[Row]:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,22 @@ def test_killed_between_its_two_commits_the_stage_ends_the_same(
     assert summary.details["done_now"] == 0, "finished parts are found"
     assert (sorted(features(run_config)), sorted(quarantined(run_config))) == (["a", "b", "c", "d"], ["e", "f"])
     assert Lake(run_config.lake).version(QUARANTINE) == 0, "and not committed twice"
+
+
+def test_what_a_run_finished_before_midnight_is_not_done_again_after_it(
+    platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_between_its_commits(run_config, monkeypatch)
+
+    class Tomorrow(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=1)
+
+    monkeypatch.setattr("mealrec.stages.extract.datetime", Tomorrow)
+    assert extract(run_config).details["done_now"] == 0
+    assert sorted(quarantined(run_config)) == ["e", "f"]
+    assert Lake(run_config.lake).version(QUARANTINE) == 0, "and its parts are not committed twice"
 
 
 def test_quarantine_rows_of_other_stages_stay_and_the_actors_lines_arrive(
