@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 from av.error import FFmpegError
+from av.stream import Disposition
 
 # no playlist, no protocol but files: a name or a reference inside a file can't make FFmpeg open another one
 OPTIONS = {
@@ -47,22 +48,36 @@ def read_header(path: str, request: dict[str, Any]) -> Header:
                 raise Rejected("too_many_streams", f"{len(streams)}; features.max_streams is {request['max_streams']}")
             if not streams.video:
                 raise Rejected("no_video_stream", "the container has no picture")
-            video = streams.video[0]
-            if video.codec_context is None:
+            known = [video for video in streams.video if video.codec_context is not None]
+            if not known:
                 raise Rejected("undecodable", "no decoder for its video codec")
-            seconds = [s for s in (_seconds(video.duration, video.time_base), (container.duration or 0) / 1e6) if s > 0]
-            found = Header(
-                video.width,
-                video.height,
-                max(video.frames, 0),
-                seconds[0] if seconds else 0.0,
-                _seconds(streams.audio[0].duration, streams.audio[0].time_base) if streams.audio else 0.0,
-            )
-            _within(found, request)
-            turned = "mov" in container.format.name and _is_turned(container)
+            for video in known:
+                _within(_declared_by(video, container), request)
+            shown = _shown(known)
+            found = _declared_by(shown, container)
+            turned = "mov" in container.format.name and _is_turned(container, shown)
             return Header(found.height, found.width, *_declared(found)) if turned else found
     except FAILURES as error:
         raise Rejected("unreadable", str(getattr(error, "strerror", None) or error)[:300]) from None
+
+
+def _shown(streams: list[Any]) -> Any:
+    """The stream that decord takes: of the highest bit rate that is declared, the first of equals; a cover is the last choice.
+    A newer FFmpeg's own best one (PyAV's `best`) may be another, by a flag that decord's does not heed."""
+    cover = Disposition.attached_pic
+    return max(streams, key=lambda one: (not one.disposition & cover, one.bit_rate or 0))
+
+
+def _declared_by(video: Any, container: Any) -> Header:
+    audio = container.streams.audio
+    seconds = [s for s in (_seconds(video.duration, video.time_base), (container.duration or 0) / 1e6) if s > 0]
+    return Header(
+        video.width,
+        video.height,
+        max(video.frames, 0),
+        seconds[0] if seconds else 0.0,
+        _seconds(audio[0].duration, audio[0].time_base) if audio else 0.0,
+    )
 
 
 def _declared(header: Header) -> tuple[int, float, float]:
@@ -83,11 +98,11 @@ def _seconds(duration: int | None, base: Any) -> float:
     return float(duration * base) if duration and base else 0.0
 
 
-def _is_turned(container: Any) -> bool:
+def _is_turned(container: Any, video: Any) -> bool:
     """Whether the picture is shown turned by a quarter: only a decoded frame tells. A broken one is decord's to judge."""
-    container.streams.video[0].thread_count = 1
+    video.thread_count = 1
     try:
-        frame = next(container.decode(container.streams.video[0]), None)
+        frame = next(container.decode(video), None)
     except FAILURES:
         return False
     return frame is not None and frame.rotation % 180 != 0

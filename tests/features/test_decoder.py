@@ -190,6 +190,28 @@ def test_what_a_header_does_not_say_is_bounded_all_the_same(
         assert rejection(bounded, tmp_path / "a.mkv").reason == reason
 
 
+@pytest.mark.parametrize("sizes", [((96, 64), (320, 240)), ((320, 240), (96, 64))], ids=["large last", "large first"])
+def test_every_video_stream_is_within_the_bounds_and_the_one_that_is_decoded_is_declared(
+    decoder: Decoder, tmp_path: Path, sizes: tuple[tuple[int, int], ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / "two.mp4"), "w") as container:
+        streams = [container.add_stream("libx264", rate=12) for _ in sizes]
+        for stream, (width, height) in zip(streams, sizes, strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(24):
+            for stream in streams:
+                picture = rng.integers(0, 256, (stream.height, stream.width, 3), dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for stream in streams:
+            container.mux(stream.encode())
+    decoded = decoder.decode(tmp_path / "two.mp4")
+    assert (decoded.width, decoded.height) == (320, 240), "the larger has the higher bit rate"
+    with pytest.raises(Rejected) as caught:
+        read_header(str(tmp_path / "two.mp4"), decoder.limits | {"max_pixels": 320 * 240 - 1})
+    assert caught.value.reason == "too_many_pixels"
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "flv"])
 def test_a_title_tag_that_is_no_utf_8_does_not_condemn_a_video(decoder: Decoder, tmp_path: Path, suffix: str) -> None:
     tagged = render(tmp_path / f"a.{suffix}", tags={"title": "Caf@"})
