@@ -152,11 +152,14 @@ def _sound(
         return None, absent
     if len(samples) == 0:
         return None, "audio_undecodable"
-    lasts, expected = len(samples) / rate, max(duration, declared.audio_seconds)
-    if lasts < expected - AUDIO_PADDING_S:
-        warnings.append(f"sound lasts {lasts:.2f} s of {expected:.2f} s")
-    if lasts < SHORT_AUDIO * duration:
+    late = declared.audio_late
+    ends, expected = late + len(samples) / rate, max(duration, late + declared.audio_seconds)
+    if ends < expected - AUDIO_PADDING_S:
+        warnings.append(f"sound lasts {ends:.2f} s of {expected:.2f} s")
+    if min(ends, duration) - max(late, 0) < SHORT_AUDIO * duration:
         return None, "audio_short"
+    shift = round(late * rate)  # decord's samples begin with the sound, its frames' times with the pictures
+    samples = np.pad(samples, (shift, 0)) if shift > 0 else samples[-shift:]
     spans = window_samples(duration, windows, rate, int(request["audio_samples"]))
     out = np.zeros((windows, spans[0][1] - spans[0][0]), dtype=np.float32)
     for row, (start, end) in enumerate(spans):

@@ -30,13 +30,15 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """Native size as shown, and what is declared: 0 frames or seconds where the container says nothing."""
+    """Native size as shown, and what is declared: 0 frames or seconds where the container says nothing. audio_late: seconds
+    by which the sound starts behind the pictures, below 0 where it starts before them."""
 
     width: int
     height: int
     frames: int
     seconds: float
     audio_seconds: float
+    audio_late: float
 
 
 def read_header(path: str, request: dict[str, Any]) -> Header:
@@ -77,11 +79,14 @@ def _declared_by(video: Any, container: Any) -> Header:
         max(video.frames, 0),
         seconds[0] if seconds else 0.0,
         _seconds(audio[0].duration, audio[0].time_base) if audio else 0.0,
+        _seconds(audio[0].start_time, audio[0].time_base) - _seconds(video.start_time, video.time_base)
+        if audio
+        else 0.0,
     )
 
 
-def _declared(header: Header) -> tuple[int, float, float]:
-    return header.frames, header.seconds, header.audio_seconds
+def _declared(header: Header) -> tuple[int, float, float, float]:
+    return header.frames, header.seconds, header.audio_seconds, header.audio_late
 
 
 def _within(found: Header, request: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -102,6 +103,34 @@ def test_sound_is_cut_to_the_windows_of_the_frames(decoder: Decoder, clips: Path
     ).sound  # in the last window's part of 2 s, 0.18 s behind its start
     assert ends is not None and np.abs(ends[:3]).max(axis=1).min() > 0.1
     assert np.abs(ends[3][:5000]).max() > 0.1 and not ends[3][12_000:].any()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("late", [0.3, -0.5])
+def test_a_sound_that_starts_later_or_earlier_than_the_pictures_is_of_their_time(
+    decoder: Decoder, tmp_path: Path, suffix: str, late: float
+) -> None:
+    """The sound's last half is a tone, which begins 1 s behind the first picture."""
+    path, at = tmp_path / f"a.{suffix}", max(-late, 0)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=12, options={"bf": "0"})
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        audio = container.add_stream("aac", rate=RATE, layout="mono")
+        for i in range(24):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 8 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i + round(12 * at), Fraction(1, 12)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        t = np.arange(round((2 - late) * RATE)) / RATE + late
+        wave = np.where(t >= 1, 0.3 * np.sin(2 * np.pi * 440 * t), 0).astype(np.float32)
+        sound = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+        sound.rate, sound.time_base, sound.pts = RATE, Fraction(1, RATE), round((late + at) * RATE)
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode())
+    found = decoder.decode(path).sound
+    assert found is not None
+    loud = np.abs(found).max(axis=1) > 0.1
+    assert loud.tolist() == [False, False, True, True]
 
 
 def test_a_sound_far_beyond_full_scale_is_cut_to_numbers_that_can_be_squared(decoder: Decoder, tmp_path: Path) -> None:
