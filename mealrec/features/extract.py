@@ -89,8 +89,9 @@ def plan(wanted: list[Wanted], config: FeaturesConfig, day: str, attempt: str) -
     return blocks
 
 
-def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> Extracted:
-    """Run the blocks that have no part yet on a Ray cluster; returns every block's parts. Raises ExtractionError."""
+def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block], *, full: bool = False) -> Extracted:
+    """Run the blocks that have no part yet on a Ray cluster; returns every block's parts. full: frames that are kept are not
+    used. Raises ExtractionError."""
     final = set(lake.files(QUARANTINE)) if lake.exists(QUARANTINE) else set()
     finished = {b.features_part: b for b in _of_any_day(lake, blocks) if _is_done(lake, b, final)}
     todo = [b for b in blocks if b.features_part not in finished]
@@ -100,7 +101,7 @@ def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> E
         log.info("%d of %d blocks are there from an interrupted run", len(blocks) - len(todo), len(blocks))
     if todo:
         with ray_cluster(config.ray):
-            for status in _run(config, lake, root, todo):
+            for status in _run(config, lake, root, todo, full):
                 done_now += int(status["videos"])
                 spent.decode += float(status["seconds_decode"])
                 spent.encode += float(status["seconds_encode"])
@@ -115,7 +116,7 @@ def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block]) -> E
     )
 
 
-def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterator[Row]:
+def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block], full: bool) -> Iterator[Row]:
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -127,7 +128,7 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
     actors = min(config.features.actors, len(todo))
     statuses = ray.data.from_arrow([rows.slice(i, 1) for i in range(len(rows))]).map_batches(
         ExtractActor,
-        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root)),
+        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), full),
         batch_format="pyarrow",
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
@@ -154,7 +155,7 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block]) -> Iterat
 class ExtractActor:
     """A Ray actor: encoders loaded once, one decoder child, one block at a time."""
 
-    def __init__(self, config: dict[str, Any], lake_root: str, work: str, root: str) -> None:
+    def __init__(self, config: dict[str, Any], lake_root: str, work: str, root: str, full: bool = False) -> None:
         import torch
 
         torch.set_num_threads(1)
@@ -166,7 +167,7 @@ class ExtractActor:
         self.decoder = decoder_for(self.encoders, self.config)
         self.kept = None
         if self.config.keep_frames and self.decoder is not None:
-            self.kept = KeptFrames(self.lake.folder("frames"), self.decoder.sampling())
+            self.kept = KeptFrames(self.lake.folder("frames"), self.decoder.sampling(), anew=full)
         self.said = _Said()
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -24,15 +24,16 @@ log = logging.getLogger("mealrec.extract")
 
 
 class KeptFrames:
-    """`sampling`: all that decides which frames and sound are taken of a video, and at what size."""
+    """`sampling`: all that decides which frames and sound are taken of a video, and at what size; anew: what is kept is
+    made again and not used."""
 
-    def __init__(self, folder: Path, sampling: dict[str, int]) -> None:
-        self.folder = folder / digest(METHOD, sampling)
+    def __init__(self, folder: Path, sampling: dict[str, int], *, anew: bool = False) -> None:
+        self.folder, self.anew = folder / digest(METHOD, sampling), anew
 
     def get(self, content: str) -> Decoded | None:
-        """None where nothing is kept of this content, or what is kept can't be read."""
+        """None where nothing is kept of this content, or what is kept can't be read or is to be made anew."""
         path = self._path(content)
-        if not path.is_file():
+        if self.anew or not path.is_file():
             return None
         try:
             with safe_open(path, framework="numpy") as file:

@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-METHOD = "middles of equal time windows, no frame twice"  # part of the encoders' digest: change both together
+# part of the encoders' digest: change both together
+METHOD = "middles of equal time windows, no frame twice, sound of their time"
 ROUNDING_S = 1e-4  # containers and float32 give a frame's time no better than this
 
 

@@ -65,7 +65,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
     day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base)
     try:
-        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, attempt))
+        extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, attempt), full=full)
     except ExtractionError as error:
         raise StageError(
             f"{error}; nothing was committed, and a run again keeps the videos that were finished"

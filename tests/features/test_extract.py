@@ -233,6 +233,7 @@ def test_other_encoders_need_no_decoding_where_frames_are_kept(
         others = extract(override(keeping, ["features.thumbnail_height=32"]))
         extract(override(keeping, ["features.keep_frames=false", "features.thumbnail_height=48"]))
     assert others.details["from_kept_frames"] == 4
+    assert extract(keeping, full=True).details["from_kept_frames"] == 0, "a full run decodes every video again"
     assert "4 videos were encoded by others: their kept frames are used where there are some" in caplog.messages
     assert any(line.startswith("4 videos were encoded by others and must be decoded again") for line in caplog.messages)
 
