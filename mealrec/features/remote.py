@@ -125,7 +125,8 @@ def _object(uri: str) -> tuple[pafs.FileSystem, str]:
     if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc or parts.query or parts.fragment:
         raise VideoRejected("uri_not_allowed", "write scheme://bucket/key, with ?, # and % in the key percent-encoded")
     filesystem, bucket = _store(f"{parts.scheme}://{parts.netloc}")
-    return filesystem, f"{bucket}{unquote(parts.path)}".lstrip("/")  # abfs has its container in the path
+    key = unquote(parts.path)
+    return filesystem, f"{bucket}{key}" if bucket else key.lstrip("/")  # abfs has its container in the path
 
 
 @lru_cache(maxsize=64)
