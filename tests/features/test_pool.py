@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
 
 MOST, CPUS = 3, 4
 VIDEOS = 2 * MOST  # an actor holds a block and the next one: fewer than MOST actors can't hold them all
-# the real child, but not confined, and videos wait until MOST of them are in hand, and the one that begins last until all are let go
+# the real child, but not confined; videos wait until MOST of them are in hand, the one that begins last until all are let go
 WAITS = (
     "import os, sys, time\n"
     "from pathlib import Path\n"

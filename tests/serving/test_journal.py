@@ -171,6 +171,19 @@ def test_another_folder_for_the_journal_is_read_from_its_start(lake: Lake, tmp_p
     assert again.accept([event("e1"), event("new")]) == (0, 2)
 
 
+def test_a_longer_file_of_the_same_day_in_another_folder_is_read_from_its_start(lake: Lake, tmp_path: Path) -> None:
+    first = states_over(lake)
+    first.accept([event("e0", "v3")])
+    first.close()
+    there = tmp_path / "other" / f"served-{DAY}.jsonl"
+    there.parent.mkdir()
+    rows = [event("o0", "v4"), *(event(f"o{n}", "v3") for n in range(1, 5))]
+    there.write_text("".join(json.dumps(row.model_dump(exclude_none=True)) + "\n" for row in rows))
+    other = ViewerStates(lake, there.parent, SessionizeConfig(), lambda: DAY)
+    assert "v4" in other.history("u1")
+    other.close()
+
+
 @pytest.mark.parametrize("left", ["nothing", "less"])
 def test_a_journal_file_that_was_archived_or_cut_is_read_from_its_start(lake: Lake, left: str) -> None:
     states = states_over(lake)
