@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -165,3 +166,36 @@ def test_an_item_index_with_holes_is_refused(lake: Lake, tmp_path: Path) -> None
     with pytest.raises(ValueError, match="not dense from 1 to 2"):
         packed(lake, tmp_path / "out", "frames", 3)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_run_that_ends_while_another_has_just_begun_gives_a_whole_dataset(
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins while the first fills its arrays, and has no more than its ids when the first ends."""
+    versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
+    features, sequences, begun, ended = module._features, module._sequences, threading.Event(), threading.Event()
+
+    def run() -> Path:
+        return pack(lake, versions, tmp_path / "out", tokens="frames", frames=2, say=lambda line: None)
+
+    def waits(*arguments: Any) -> tuple[int, int]:
+        begun.set()
+        assert ended.wait(60)
+        return sequences(*arguments)
+
+    def starts_another(*arguments: Any) -> int:
+        monkeypatch.setattr(module, "_features", features)
+        monkeypatch.setattr(module, "_sequences", waits)
+        second.start()
+        assert begun.wait(60)
+        return features(*arguments)
+
+    second = threading.Thread(target=run)
+    monkeypatch.setattr(module, "_features", starts_another)
+    try:
+        out = run()
+        assert len(Packed.open(out).sequence) == 5
+    finally:
+        ended.set()
+        second.join()
+    assert {p.name for p in tmp_path.iterdir()} == {"lake", "out"}
