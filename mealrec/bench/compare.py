@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mealrec.bench.conditions import STRANGERS
 from mealrec.bench.intervals import (
     Sampled,
     Values,
@@ -19,7 +20,7 @@ from mealrec.bench.intervals import (
     sampled,
 )
 from mealrec.bench.results import Cell, Results
-from mealrec.bench.rows import OFF
+from mealrec.bench.rows import CROSSED, OFF
 from mealrec.evaluation.metrics import gains, hits
 
 
@@ -79,9 +80,10 @@ def best_baseline(results: Results, dataset: str, names: Sequence[str]) -> str |
 
 
 def compare_all(results: Results, baselines: Sequence[str], *, system: str = "mealrec") -> list[dict[str, Any]]:
-    """All that tables state with an interval, for the result file: kind "difference" (`system` against every other row on
-    NDCG@10 and HR@10, the best baseline marked), "backbone" (the whole model against the rows of OFF), "retention" (share of
-    HR@10 kept with a disturbed history, and how much more of it `system` keeps).
+    """All that tables state with an interval, for the result file, by kind. "difference": `system` against every other row on
+    NDCG@10 and HR@10, the best baseline marked. "backbone": the whole model against the rows of OFF, and "backbone kept": how
+    much more of its HR@10 it keeps than they do where STRANGERS stand in the history. "retention": the share of HR@10 kept
+    under each condition, and how much more of it `system` keeps.
 
     A stored comparison stays where some of its ranks are not here and its cells are the same as then (`cells`, a hash): a run
     that adds one row to a file without ranks does not drop what the file states of the others. Raises ResultsError for cells
@@ -155,13 +157,17 @@ def _differences(
 
 def _backbones(means: Resamples, dataset: str, system: str) -> list[dict[str, Any]]:
     out = []
-    for backbone in ("sasrec", "gru4rec", "bert4rec", "nextitnet"):
+    for backbone in ("sasrec", *CROSSED):
         on = system if backbone == "sasrec" else f"{backbone}+{system}"
         for off in (f"{backbone}{parts}" for parts in OFF):
+            names = {"dataset": dataset, "backbone": backbone, "model": on, "against": off}
             with_it, without = (means.of(Quantity(model, "ndcg@10")) for model in (on, off))
             if with_it is not None and without is not None:
-                names = {"kind": "backbone", "dataset": dataset, "backbone": backbone, "model": on, "against": off}
-                out.append(names | difference(with_it, without)._asdict())
+                out.append({"kind": "backbone"} | names | difference(with_it, without)._asdict())
+            kept, lost = (_clean_and_disturbed(means, model, STRANGERS) for model in (on, off))
+            if kept is not None and lost is not None:
+                more = retention_difference(kept, lost)._asdict()
+                out.append({"kind": "backbone kept", "variant": STRANGERS} | names | more)
     return out
 
 

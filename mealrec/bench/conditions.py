@@ -15,6 +15,7 @@ from mealrec.model.inference import Gather
 from mealrec.model.layers import rms_norm
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of the history
+STRANGERS = "replace=0.3"  # the one under which plug-ins are compared on every backbone
 TRAINED_ON = "train_replace="  # a variant's name is this and the share of the training interactions that were replaced
 POORER = (("noise", 1.0), ("tokens", 0.5), ("video", 0.5), ("title", 0.5))
 

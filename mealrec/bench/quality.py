@@ -28,7 +28,7 @@ from mealrec.bench.diagnostics import diagnose
 from mealrec.bench.folder import data_digest, open_folder
 from mealrec.bench.noisy import noisy_training
 from mealrec.bench.results import Cell, Key, Results
-from mealrec.bench.rows import ROWS, SHARED, row
+from mealrec.bench.rows import CROSSED, ROWS, SHARED, row
 from mealrec.data.packed import Packed
 from mealrec.data.split import Protocol
 from mealrec.evaluation.beyond import spread
@@ -41,11 +41,13 @@ KS = (5, 10, 20)
 ROBUST = (
     "sasrec",
     "sasrec+content",
+    "sasrec+content+backwards",
     "sasrec+content+augment",
     "mealrec",
     "mealrec:no-npd",
     "mealrec:state",
     "mealrec:augment",
+    *(f"{backbone}+{parts}" for backbone in CROSSED for parts in ("content+backwards", "mealrec")),
 )
 CONDITION_SEED = 1
 

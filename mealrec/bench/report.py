@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from mealrec.bench.conditions import POORER, SHARES, TRAINED_ON
+from mealrec.bench.conditions import POORER, SHARES, STRANGERS, TRAINED_ON
 from mealrec.bench.results import Cell, Results, ResultsError
-from mealrec.bench.rows import OFF, ROWS
+from mealrec.bench.rows import CROSSED, OFF, ROWS
 
 SYSTEM = "mealrec"
 NEVER_SEEN = "target never seen in training"
@@ -30,7 +30,7 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
         for dataset in result.datasets():
             models = [name for name in ROWS if name in result.models(dataset)]
             variants = [m for m in models if m.startswith(f"{SYSTEM}:")]
-            crossed = [m for m in models if m.split("+")[0] in ("gru4rec", "bert4rec", "nextitnet") and "+" in m]
+            crossed = [m for m in models if m.split("+")[0] in CROSSED and "+" in m]
             main = [m for m in models if m not in variants and m not in crossed]
             floor = [fmean(_test(c, "ndcg@10")) for c in [result.select(dataset, "popularity")] if c]
             if f"quality-{dataset}" in out:
@@ -44,7 +44,7 @@ def tables(results: Sequence[Results]) -> dict[str, str]:
                 out[f"ablation-{dataset}"] = _quality(result, dataset, [*full, *variants], floor)
             if crossed:
                 out[f"backbones-{dataset}"] = _backbones(result, dataset, crossed)
-            robust = [m for m in models if result.select(dataset, m, f"replace={SHARES[0]}")]
+            robust = [m for m in models if m not in crossed and result.select(dataset, m, f"replace={SHARES[0]}")]
             if robust:
                 out[f"robustness-{dataset}"] = _robustness(result, dataset, robust)
             poor = [m for m in robust if result.select(dataset, m, "{}={}".format(*POORER[0]))]
@@ -100,8 +100,8 @@ def _quality(result: Results, dataset: str, models: Sequence[str], floor: Sequen
 
 def _backbones(result: Results, dataset: str, models: Sequence[str]) -> str:
     lines = [
-        "| off | HR@10 off | HR@10 on | NDCG@10 off | NDCG@10 on | NDCG@10 on minus off |",
-        "|---|---:|---:|---:|---:|---|",
+        "| off | HR@10 off | HR@10 on | NDCG@10 off | NDCG@10 on | NDCG@10 on minus off | on keeps more at 30 % replaced by |",
+        "|---|---:|---:|---:|---:|---|---|",
     ]
     for backbone in ("sasrec", *dict.fromkeys(m.split("+")[0] for m in models)):
         on = SYSTEM if backbone == "sasrec" else f"{backbone}+mealrec"
@@ -111,7 +111,9 @@ def _backbones(result: Results, dataset: str, models: Sequence[str]) -> str:
                 found = _compared(result, "backbone", dataset, backbone=backbone, against=off)
                 found = found or _compared(result, "difference", dataset, model=on, against=off, metric="ndcg@10")
                 figures = [_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10") for cells in both]
-                lines.append("| " + " | ".join([off, *figures, _interval(found[0]) if found else ""]) + " |")
+                kept = _compared(result, "backbone kept", dataset, backbone=backbone, against=off, variant=STRANGERS)
+                more = _range(kept[0], "+.3f") if kept else ""
+                lines.append("| " + " | ".join([off, *figures, _interval(found[0]) if found else "", more]) + " |")
     return "\n".join(lines)
 
 

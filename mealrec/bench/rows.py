@@ -49,6 +49,13 @@ class Row:
     frames: Literal["ordered", "shuffled", "random", "middle", "other"] = "ordered"
 
 
+CROSSED: Mapping[str, int] = {
+    "gru4rec": 1,
+    "bert4rec": 2,
+    "nextitnet": 2,
+}  # backbones beside SASRec (U1), and their layers
+
+
 def _model(name: str, says: str, *, base: bool = True, frames: str = "ordered", **settings: Any) -> Row:
     return Row(name, "model", says, settings, NEURAL_SPACE, base, frames)  # type: ignore[arg-type]
 
@@ -142,7 +149,7 @@ _ROWS = [
     _variant("epsilon", "A9: the noise is predicted instead of the clean tokens", predict="noise"),
     *(
         row
-        for backbone, layers in (("gru4rec", 1), ("bert4rec", 2), ("nextitnet", 2))
+        for backbone, layers in CROSSED.items()
         for row in (
             _model(f"{backbone}+content", "U1: plug-ins off", base=False, backbone=backbone, layers=layers, **PLAIN),
             _model(

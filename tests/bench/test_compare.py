@@ -70,6 +70,23 @@ def test_plug_ins_are_compared_with_the_plain_backbone_with_content_and_with_all
     assert found["gru4rec"] > found["gru4rec+content"] > found["gru4rec+content+backwards"] > 0
 
 
+def test_what_plug_ins_keep_of_a_disturbed_history_is_compared_with_the_same_backbone_without_them(
+    tmp_path: Path,
+) -> None:
+    results = Results.open(tmp_path / "r.json")
+    for model, rank in (("gru4rec+content+backwards", 50), ("gru4rec+mealrec", 5), ("gru4rec+content", 5)):
+        put(results, model, 0.1, 1)
+        put(results, model, 0.1, rank, "replace=0.3")
+    found = {c["against"]: c for c in compare_all(results, []) if c["kind"] == "backbone kept"}
+    assert {against: c["mean"] for against, c in found.items()} == {
+        "gru4rec+content+backwards": 1.0,
+        "gru4rec+content": 0.0,
+    }
+    assert {(c["model"], c["backbone"], c["variant"]) for c in found.values()} == {
+        ("gru4rec+mealrec", "gru4rec", "replace=0.3")
+    }
+
+
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec", "nextitnet"])
 def test_the_nearest_row_that_plug_ins_are_compared_with_lacks_nothing_but_them(backbone: str) -> None:
     on = "mealrec" if backbone == "sasrec" else f"{backbone}+mealrec"
