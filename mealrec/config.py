@@ -116,9 +116,14 @@ class TrainConfig(Settings):
         description="begin as the champion, new videos added, without a warm-up; afresh where it is of another kind",
     )
 
-    def settings(self) -> TrainSettings:
-        """What the loop reads."""
-        return TrainSettings(**{f.name: getattr(self, f.name) for f in fields(TrainSettings)})
+    warm_patience: int = Field(
+        2, ge=1, description="patience of a run that begins as the champion: its first epochs are its best"
+    )
+
+    def settings(self, *, warm: bool = False) -> TrainSettings:
+        """What the loop reads; warm: of a run that begins as the champion."""
+        own = {f.name: getattr(self, f.name) for f in fields(TrainSettings)}
+        return TrainSettings(**own | ({"patience": self.warm_patience} if warm else {}))
 
 
 class EvaluateConfig(Settings):

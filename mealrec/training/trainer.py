@@ -113,7 +113,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     from mealrec.training.peers import Peers
 
     job = Job.from_json(arguments)
-    config = job.config.settings()
+    config = job.config.settings(warm=job.initial is not None)
     context = ray.train.get_context()
     rank = context.get_world_rank()
     torch.set_num_threads(job.config.threads)
