@@ -4,8 +4,8 @@
 
 Everything happens in a temporary folder through the command line, as a user would do it: `demo`, `simulate --more-days 1`,
 `demo`, and `demo` once more with nothing to do. `processed` is what a stage really took into its hands: event rows read from
-files (sessionize), videos decoded (extract), rows in elsewhere, nothing where the stage was up to date. Training is not
-incremental: a changed day means a new model from the beginning, and its row says so.
+files (sessionize), videos decoded (extract), rows in elsewhere, nothing where the stage was up to date. Training begins as the
+champion, or from the beginning with `--set train.warm_start=false`: its row says which, and `quality` what came of it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,18 @@ def read(folder: Path, wall_s: float) -> dict[str, Any]:
         }
         for name, stage in summary["stages"].items()
     }
-    return {"wall_s": wall_s, "stages": stages}
+    return {"wall_s": wall_s, "stages": stages, "quality": quality(summary["stages"])}
+
+
+def quality(stages: dict[str, Any]) -> dict[str, Any]:
+    """Of the newest model: epochs, what it began as, NDCG@10 on the test targets of the day, salience AUC."""
+    trained, evaluated = stages["train"]["details"], stages["evaluate"]["details"]
+    return {
+        "epochs": trained["epochs"],
+        "began": trained["began"],
+        "ndcg@10": round(evaluated["metrics"]["test"]["mealrec"]["ndcg@10"], 4),
+        "salience_auc": round(evaluated["salience"]["auc"], 3),
+    }
 
 
 def processed(stage: dict[str, Any]) -> int:
@@ -76,7 +87,7 @@ def table(found: dict[str, Any]) -> str:
     lines.append("|---|---:|---:|---:|---:|---:|---:|")
     for name in found["first"]["stages"]:
         first, second, again = (found[run]["stages"][name] for run in RUNS)
-        shown = f"{name}, from the beginning" if name == "train" else name
+        shown = f"{name}, {beginning(found['second'])}" if name == "train" else name
         lines.append(
             f"| {shown} | {first['seconds']} | {first['processed']:,} | {second['seconds']} | {second['processed']:,} "
             f"| {second['rows_in']:,} | {again['seconds']} |"
@@ -85,12 +96,18 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| the whole command | {walls[0]} | | {walls[1]} | | | {walls[2]} |"])
 
 
+def beginning(run: dict[str, Any]) -> str:
+    return "from the beginning" if "afresh" in run["quality"]["began"] else "the second day from the champion"
+
+
 def said(found: dict[str, Any]) -> str:
     stages = found["second"]["stages"]
     events, videos = stages["sessionize"], stages["extract"]
+    before, after = (found[run]["quality"]["ndcg@10"] for run in RUNS[:2])
     return (
         f"second day: {events['processed']:,} of {events['rows_in']:,} event rows read, {videos['processed']} of "
-        f"{videos['rows_in']} videos decoded; {found['second']['wall_s']} s, of which {stages['train']['seconds']} s train anew"
+        f"{videos['rows_in']} videos decoded; {found['second']['wall_s']} s, of which {stages['train']['seconds']} s train "
+        f"{beginning(found['second'])}; NDCG@10 {before}, then {after}"
     )
 
 

@@ -112,8 +112,8 @@ class TrainConfig(Settings):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
     max_failures: int = Field(2, ge=0)
     warm_start: bool = Field(
-        False,
-        description="begin as the champion, new videos added, without a warm-up; afresh where it is of another kind",
+        True,
+        description="begin as the champion, new videos added; afresh where there is none or one of another kind",
     )
 
     warm_patience: int = Field(

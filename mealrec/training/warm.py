@@ -24,7 +24,6 @@ from mealrec.data.split import Protocol
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.training.loop import State
-from mealrec.training.optimiser import optimiser
 from mealrec.training.settings import TrainSettings
 
 WEIGHTS, ORIGIN = "model.safetensors", "origin.json"
@@ -86,15 +85,12 @@ def origin_of(folder: Path) -> dict[str, Any]:
 
 
 def begin(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
-    """The state of a run that begins with what was written: no warm-up where there is another stage. Raises FileNotFoundError
-    for a run that begins afresh."""
+    """The state of a run that begins with what was written. It goes through both stages: where a day brings many interactions
+    and new videos the joint stage alone learns them too slowly (measured: benchmarks/LOG.md). Raises FileNotFoundError for a
+    run that begins afresh."""
     model = MealRec(settings)
     model.load_state_dict(load_file(folder / WEIGHTS))
-    state = State.fresh(model, config)
-    if not settings.is_plain:
-        state.progress.enter_next_stage()
-        state.optimiser = optimiser(model, state.progress.stage, config)
-    return state
+    return State.fresh(model, config)
 
 
 def _check_settings(before: ModelSettings, now: ModelSettings) -> None:

@@ -65,17 +65,18 @@ def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_pat
 
 
 @pytest.mark.slow
-def test_workers_begin_as_the_earlier_model_without_a_warm_up_and_end_when_it_gets_no_better(
+def test_workers_begin_as_the_earlier_model_and_end_a_stage_when_it_gets_no_better(
     packed: Packed, tmp_path: Path
 ) -> None:
     settings = settings_of(packed)
     torch.manual_seed(1)
-    warm.write(MealRec(settings).state_dict(), tmp_path / "initial", {})
+    earlier = MealRec(settings).state_dict()
+    warm.write(earlier, tmp_path / "initial", {})
     still = {"lr": 1e-12, "joint_lr": 1e-12}  # no epoch is better than the first
-    config = CONFIG.model_copy(
-        update={"joint_epochs": 5, "patience": 5, "warm_patience": 1, "checkpoint_steps": 0, **still}
-    )
+    many = {"warmup_epochs": 5, "joint_epochs": 5, "patience": 5, "warm_patience": 1}
+    config = CONFIG.model_copy(update=many | {"checkpoint_steps": 0} | still)
     job = Job("run", str(tmp_path), str(packed.root), settings, config, seed=3, initial=str(tmp_path / "initial"))
     last = train(job, RayConfig(), lambda line: None)
     state = checkpoint.load(last, settings, config.settings())
-    assert [entry["stage"] for entry in state.progress.curves] == ["joint", "joint"]
+    assert [entry["stage"] for entry in state.progress.curves] == ["warmup", "warmup", "joint", "joint"]
+    assert torch.allclose(state.best["ids.weight"], earlier["ids.weight"], atol=1e-6)

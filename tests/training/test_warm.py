@@ -1,4 +1,4 @@
-"""A run that begins as an earlier model: videos keep their IDs wherever they stand now, and there is no warm-up."""
+"""A run that begins as an earlier model: videos keep their IDs wherever they stand now, and both stages go on from it."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: Earlier, tmp_p
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items() if k != warm.IDS)
 
 
-def test_a_run_begins_in_the_joint_stage_with_what_was_written(
-    yesterday: Earlier, packed: Packed, tmp_path: Path
-) -> None:
+def test_a_run_begins_both_stages_with_what_was_written(yesterday: Earlier, packed: Packed, tmp_path: Path) -> None:
     model = yesterday.model
     weights, _ = warm.carried(yesterday, packed, settings_of(packed), seed=3)
     warm.write(weights, tmp_path / "initial", {"champion": "7"})
@@ -60,16 +58,7 @@ def test_a_run_begins_in_the_joint_stage_with_what_was_written(
     for held in (state.model.state_dict(), state.teacher.state_dict(), state.best):
         assert all(torch.equal(held[k], v) for k, v in model.state_dict().items())
     Trainer(packed, CONFIG, seed=SEED).run(state)
-    assert {entry["stage"] for entry in state.progress.curves} == {"joint"}
-
-
-def test_a_model_without_a_joint_stage_trains_its_only_one(packed: Packed, tmp_path: Path) -> None:
-    plain = dataclasses.replace(settings_of(packed), tcd="mean", npd="off")
-    earlier = Earlier(MealRec(plain), packed.item_ids(), packed.content, "leave-one-out")
-    weights, _ = warm.carried(earlier, packed, plain, seed=3)
-    warm.write(weights, tmp_path / "initial", {})
-    state = warm.begin(tmp_path / "initial", plain, CONFIG)
-    assert state.progress.stage == "warmup"
+    assert {entry["stage"] for entry in state.progress.curves} == {"warmup", "joint"}
 
 
 def test_another_kind_of_model_is_refused_by_name(yesterday: Earlier, packed: Packed) -> None:
