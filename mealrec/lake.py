@@ -34,10 +34,9 @@ from mealrec.schema import PARTITIONS, SCHEMAS
 DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
+THROUGH_KEY = "mealrec.through"
 # Delta would delete the log before a checkpoint that is older than 30 days: nobody could open those versions any more
 KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
-
-
 LOGGED = re.compile(r"(\d{20})\.(json|checkpoint\..+)")
 
 
@@ -64,6 +63,7 @@ class Provenance:
     inputs: Mapping[str, int] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     claim: Claim | None = None
+    through: str = ""  # the last day whose event files count; "": none is left out
 
     def properties(self, retries: int | None = None) -> CommitProperties:
         """retries: 0 where a table is made, or a second one that makes it would be committed as its next version."""
@@ -75,6 +75,7 @@ class Provenance:
                 DIGEST_KEY: self.digest,
                 "mealrec.run_id": self.run_id,
                 "mealrec.code_version": __version__,
+                THROUGH_KEY: self.through,
                 "mealrec.inputs": json.dumps(dict(self.inputs), sort_keys=True),
                 SUMMARY_KEY: redact(json.dumps(self.summary, sort_keys=True)),
             },

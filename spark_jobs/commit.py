@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -61,12 +61,13 @@ def prepare(lake: Lake, last: Last | None, made: Made, touched: frozenset[int] |
 
 def commit(job: Job, plan: Plan, summary: StageSummary, stats: Mapping[str, Stat], videos: frozenset[str]) -> int:
     """Quarantine and inputs first: what is committed without `interactions` is not looked at by anybody's next night."""
-    made = Provenance(STAGE, job.digest, job.run_id, summary=summary.counts(), claim=job.claim)
+    made = Provenance(
+        STAGE, job.digest, job.run_id, summary=summary.counts(), claim=job.claim, through=job.landing.cut()
+    )
     _become(job.lake, QUARANTINE, plan.quarantine, made, f"stage={STAGE}/")
     job.lake.write(INPUTS, _inputs(plan, stats, videos), made)
     versions = {table: job.lake.version(table) or 0 for table in (QUARANTINE, INPUTS)}
-    made = Provenance(STAGE, job.digest, job.run_id, versions, summary.counts(), job.claim)
-    return _become(job.lake, INTERACTIONS, plan.interactions, made, "")
+    return _become(job.lake, INTERACTIONS, plan.interactions, replace(made, inputs=versions), "")
 
 
 def days_there(lake: Lake, version: int) -> set[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mealrec.lake import Lake, Provenance
+from mealrec.lake import THROUGH_KEY, Lake, Provenance
 from mealrec.schema import INTERACTIONS, ITEMS, SEQUENCES
 from mealrec.stages.summary import StageSummary
 from spark_jobs.items import NOTHING_KNOWN, items
@@ -63,11 +63,18 @@ def run(job: Job) -> dict[str, Any]:
             "temporal_split_ms": list(times),
         },
     )
-    made = Provenance("sequences", job.digest, job.run_id, {INTERACTIONS: pinned}, summary.counts(), claim=job.claim)
+    inputs, through = {INTERACTIONS: pinned}, _through(job.lake, pinned)
+    made = Provenance("sequences", job.digest, job.run_id, inputs, summary.counts(), job.claim, through)
     job.lake.commit_files(ITEMS, item_parts.paths, made, mode="overwrite")
     version = job.lake.commit_files(SEQUENCES, sequence_files, made, mode="overwrite")
     job.say(f"committed {SEQUENCES} version {version}: {viewers} viewers, {kept} interactions")
     return summary.model_copy(update={"version": version}).model_dump()
+
+
+def _through(lake: Lake, interactions: int) -> str:
+    """What that version says, whichever event files there are now."""
+    commit = next((one for one in lake.history(INTERACTIONS) if one.version == interactions), None)
+    return "" if commit is None else commit.metadata.get(THROUGH_KEY, "")
 
 
 def _known(lake: Lake) -> pa.Table:

@@ -29,9 +29,10 @@ class Gallery:
 
     def viewers(self, starts_with: str, limit: int) -> list[tuple[str, int]]:
         """(user_id, length of the history) of up to `limit` viewers whose id begins so, in table order."""
-        if not self.world.lake.exists(SEQUENCES):
+        version = self.world.sequences()
+        if version is None:
             return []
-        dataset = self.world.lake.dataset(SEQUENCES)
+        dataset = self.world.lake.dataset(SEQUENCES, version)
         wanted = pc.starts_with(pc.field("user_id"), starts_with) if starts_with else None
         found = dataset.scanner(columns=["user_id", "length"], filter=wanted).head(min(limit, MOST_VIEWERS))
         return [(row["user_id"], row["length"]) for row in found.to_pylist()]

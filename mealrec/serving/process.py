@@ -63,7 +63,8 @@ def _when_free(lake: Lake, journal: Path, config: RunConfig) -> ViewerStates:
     end = time.monotonic() + BUSY_S
     while True:
         try:
-            return ViewerStates(lake, journal, config.sessionize, lambda: datetime.now(UTC).date().isoformat())
+            through = config.source.through
+            return ViewerStates(lake, journal, config.sessionize, lambda: datetime.now(UTC).date().isoformat(), through)
         except Busy:
             if time.monotonic() > end:
                 raise

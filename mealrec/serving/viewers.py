@@ -21,6 +21,7 @@ from mealrec.serving.events import is_positive
 from mealrec.serving.journal import Entry, Journal
 from mealrec.serving.messages import Event
 from mealrec.serving.states import Accepted
+from mealrec.serving.world import served_sequences
 
 log = logging.getLogger("mealrec.serve")
 
@@ -150,14 +151,18 @@ class Index:
 class ViewerStates:
     """Histories and journal of one server; thread-safe."""
 
-    def __init__(self, lake: Lake, journal: Path, config: SessionizeConfig, today: Callable[[], str]) -> None:
-        """Takes in what the journal holds beyond the index. Raises journal.Busy when another server writes it."""
-        self.lake, self.config, self.today = lake, config, today
+    def __init__(
+        self, lake: Lake, journal: Path, config: SessionizeConfig, today: Callable[[], str], through: str | None = None
+    ) -> None:
+        """Takes in what the journal holds beyond the index. through: source.through of the run that is served. Raises
+        journal.Busy when another server writes the journal."""
+        self.lake, self.config, self.today, self.through = lake, config, today, through
         self.journal = Journal(journal)
         self.folder = lake.folder("serving", "viewers")
         self.index = _opened(self.folder / INDEX)
         self.index.follow(self.journal.folder)
         self._writing = threading.Lock()
+        self._newest: int | None = None
         self._version: int | None = None
         self._histories: Histories | None = None
         for name in self.journal.files():
@@ -165,13 +170,14 @@ class ViewerStates:
         self.refresh()
 
     def refresh(self) -> None:
-        """Go on to the newest version of `sequences`, when there is one."""
+        """Go on to the newest version of `sequences` that is not a backfill's, when there is one."""
         newest = self.lake.version(SEQUENCES)
-        if newest is None or newest == self._version:
-            return
-        self._histories = Histories.of(self.lake, newest, self.folder)
-        self._version = newest
-        log.info("histories are those of sequences version %d", newest)
+        version = self._version if newest == self._newest else served_sequences(self.lake, self.through)
+        if version is not None and version != self._version:
+            self._histories = Histories.of(self.lake, version, self.folder)
+            self._version = version
+            log.info("histories are those of sequences version %d", version)
+        self._newest = newest
 
     def history(self, user_id: str) -> list[str]:
         """Video ids oldest first; empty for an unknown viewer."""

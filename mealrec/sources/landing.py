@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from stat import S_ISREG
@@ -67,6 +67,13 @@ class Landing:
     def event_days(self) -> list[str]:
         """The days in the event files' names, oldest first. Raises SourceError for a file whose name has none."""
         return sorted({day_of(path, name) for name, path in self.named_files().items()})
+
+    def cut(self) -> str:
+        """`through` where it leaves event files out, "" where the files are all there are. Raises SourceError as `event_days`
+        does."""
+        if self.through is None or replace(self, through=None).event_days()[-1] <= self.through:
+            return ""
+        return self.through
 
     def catalogue_file(self) -> Path:
         """The catalogue. Raises SourceError when none of the known names is there."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.backfill import backfill, days_between
-from mealrec.lake import Lake
+from mealrec.lake import THROUGH_KEY, Lake
 from mealrec.schema import INTERACTIONS, SEQUENCES
 from mealrec.sources.landing import SourceError
 from tests.spark_jobs.test_submit import write_landing
@@ -35,6 +35,7 @@ def test_each_day_is_a_version_and_the_tables_end_whole(tmp_path: Path) -> None:
     assert [(r["day"], r["interactions"], r["quarantined"], r["built"]) for r in rows] == [("2026-01-05", 40, 1, True)]
     assert lake.read(INTERACTIONS, rows[0]["interactions version"]).num_rows == 40
     assert lake.read(INTERACTIONS).num_rows == 80, "the day after the range is there again"
+    assert [commit.metadata[THROUGH_KEY] for commit in lake.history(SEQUENCES)] == ["", "2026-01-05"]
     versions = lake.version(INTERACTIONS), lake.version(SEQUENCES)
     again = backfill(config, date(2026, 1, 5), date(2026, 1, 6))
     assert [(r["day"], r["interactions"], r["built"]) for r in again] == [

@@ -16,6 +16,7 @@ from mealrec.serving.models import Models
 from mealrec.serving.world import World
 from mealrec.sources.landing import Landing
 from tests.serving.test_app import InProcess, client_of, models, states
+from tests.serving.test_journal import write_sequences
 
 __all__ = ["models", "states"]
 
@@ -56,6 +57,14 @@ def test_the_catalogue_is_read_once_a_change(world: World, readings: list[Landin
     write_catalogue(world, v1="Another", v2="Two")
     assert gallery.titles(["v1", "v2"]) == {"v1": "Another", "v2": "Two"}
     assert len(readings) == 2
+
+
+def test_viewers_are_those_of_the_version_that_is_served(world: World) -> None:
+    gallery = Gallery(world)
+    assert gallery.viewers("", 10) == []
+    write_sequences(world.lake, {"u1": [(1, 100), (2, 300)], "u2": [(1, 100)]})
+    write_sequences(world.lake, {"u1": [(1, 100)]}, through="2026-01-18")
+    assert sorted(gallery.viewers("", 10)) == [("u1", 2), ("u2", 1)]
 
 
 def test_titles_and_pictures_are_fetched_while_the_model_is_free(

@@ -24,6 +24,7 @@ from mealrec.serving.journal import Busy, Journal
 from mealrec.serving.messages import Event
 from mealrec.serving.nearby import Nearby
 from mealrec.serving.viewers import ViewerStates, merged
+from mealrec.serving.world import served_sequences
 
 DAY = "2026-01-20"
 
@@ -34,8 +35,8 @@ def event(name: str, video: str = "v9", at: int = 1_768_900_000_000, user: str =
     )
 
 
-def write_sequences(lake: Lake, rows: dict[str, list[tuple[int, int]]]) -> None:
-    """user -> [(item_index, timestamp_ms)]; nine videos v1..v9."""
+def write_sequences(lake: Lake, rows: dict[str, list[tuple[int, int]]], through: str = "") -> None:
+    """user -> [(item_index, timestamp_ms)]; nine videos v1..v9; through: as a backfill's day is written."""
     items = [
         {"video_id": f"v{n}", "item_index": n, "interactions": 1, "viewers": 1, "first_seen_ms": 0, "last_seen_ms": 0}
         for n in range(1, 10)
@@ -55,7 +56,8 @@ def write_sequences(lake: Lake, rows: dict[str, list[tuple[int, int]]]) -> None:
         for user, steps in rows.items()
     ]
     schema = SCHEMAS[SEQUENCES]
-    lake.write(SEQUENCES, pa.Table.from_pylist(table, schema=schema), Provenance("sequences", str(len(table))))
+    made = Provenance("sequences", str(len(table)), through=through)
+    lake.write(SEQUENCES, pa.Table.from_pylist(table, schema=schema), made)
 
 
 @pytest.fixture
@@ -112,6 +114,33 @@ def test_a_newer_version_of_the_table_takes_over_what_it_holds(lake: Lake) -> No
     states.refresh()
     assert states.history("u1") == ["v1", "v3", "v2", "v4"] and states.history("u2") == ["v7"]
     assert [p.name for p in states.folder.glob("sequences-*.sqlite")] == ["sequences-1.sqlite"]
+
+
+def test_versions_of_a_backfill_are_passed_over(lake: Lake) -> None:
+    states = states_over(lake)
+    for day, video in (("2026-01-18", 7), ("2026-01-19", 8)):
+        write_sequences(lake, {"u1": [(video, 100)]}, through=day)
+        states.refresh()
+        assert states.history("u1") == ["v1", "v2"]
+    states.close()
+    again = states_over(lake)
+    assert again.history("u1") == ["v1", "v2"], "nor does a start go back to an earlier day"
+    write_sequences(lake, {"u1": [(9, 100)]})
+    again.refresh()
+    assert again.history("u1") == ["v9"], "the backfill's last version holds every event file again"
+
+
+def test_the_version_that_is_served_is_of_the_runs_own_event_files(lake: Lake) -> None:
+    empty = Lake(f"{lake.root}-empty")
+    assert served_sequences(empty, None) is None
+    for day in ("2026-01-18", "2026-01-19"):
+        write_sequences(lake, {"u1": [(7, 100)]}, through=day)
+        write_sequences(empty, {"u1": [(7, 100)]}, through=day)
+    served = [served_sequences(lake, through) for through in (None, "2026-01-18", "2026-01-19", "2026-01-20")]
+    assert served == [0, 1, 2, 0]
+    assert served_sequences(empty, None) == 1, "better than nothing"
+    lake.at(SEQUENCES).restore(0)
+    assert served_sequences(lake, None) == 3, "what was committed by other hands says nothing of event files"
 
 
 def test_one_process_writes_a_journal_at_a_time(lake: Lake) -> None:

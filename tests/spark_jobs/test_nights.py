@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
-from mealrec.lake import Lake
+from mealrec.lake import THROUGH_KEY, Lake
 from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.sources.landing import Landing
 from mealrec.stages.sessionize import settings_digest
@@ -34,6 +34,7 @@ class World:
 
     def __init__(self, spark: Any, root: Path, **settings: Any) -> None:
         self.spark, self.root = spark, root
+        self.through: str | None = None
         (root / "events").mkdir(parents=True)
         self.videos(["v1", "v2", "v3"])
         source = SourceConfig(kind="landing", directory=str(root))
@@ -52,12 +53,12 @@ class World:
         where = Lake(lake or self.config.lake)
         claim = where.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS)
         config = self.config.model_copy(update={"lake": where.root})
-        return run(Job(self.spark, config, where, Landing(self.root), "d", "", claim, full))
+        return run(Job(self.spark, config, where, Landing(self.root, self.through), "d", "", claim, full))
 
     def sequences(self) -> dict[str, Any]:
         lake = Lake(self.config.lake)
         claim = lake.claim("sequences", "", ITEMS, SEQUENCES)
-        return run_sequences.run(Job(self.spark, self.config, lake, Landing(self.root), "d", "", claim))
+        return run_sequences.run(Job(self.spark, self.config, lake, Landing(self.root, self.through), "d", "", claim))
 
     def same_as_a_rebuild(self) -> None:
         other = str(self.root / f"rebuilt-{random.random()}")
@@ -212,6 +213,21 @@ def test_a_night_on_any_log_gives_what_twenty_lines_of_python_say(
     good, bad = generated.oracle([[*files[0], event("first", "first", FIRST)], *files[1:]])
     assert generated.found_good(lake.read(INTERACTIONS).to_pylist()) == good
     assert generated.found_bad(lake.read(QUARANTINE).to_pylist(), json.loads) == bad
+
+
+@pytest.mark.spark
+def test_tables_say_which_day_they_end_with_where_event_files_are_left_out(spark: Any, tmp_path: Path) -> None:
+    world = World(spark, tmp_path, user_core=1)
+    for day in (5, 6, 7):
+        world.file(f"events-2026-01-0{day}.jsonl", [event(f"e{day}", "u1", FIRST + (day - 5) * DAY)])
+    for day in ("2026-01-05", "2026-01-06", "2026-01-07"):
+        world.through = day
+        world.night()
+        world.through = None  # what `interactions` say counts, not the files that are there now
+        world.sequences()
+    for table in (INTERACTIONS, SEQUENCES):
+        said = [commit.metadata[THROUGH_KEY] for commit in reversed(Lake(world.config.lake).history(table))]
+        assert said == ["2026-01-05", "2026-01-06", ""], "the last day leaves nothing out"
 
 
 def test_only_neighbours_within_the_gap_are_looked_at() -> None:
