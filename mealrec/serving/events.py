@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mealrec.config import SessionizeConfig
+from mealrec.serving.journal import line
 from mealrec.serving.messages import Event
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
+TEXTS = ("event_id", "user_id", "video_id", "device")  # an event_type is shorter than any limit
 SLACK_MS = MINUTE_MS  # the journal writes an event so much later at most, maybe by another node's clock
 
 
@@ -28,16 +30,21 @@ def unfit(events: Sequence[Event], config: SessionizeConfig, now: datetime) -> l
     earliest, latest = _span(config, now)
     wrong: list[dict[str, Any]] = []
 
-    def say(at: int, field: str, message: str, given: object) -> None:
-        wrong.append({"type": "value_error", "loc": ("body", "events", at, field), "msg": message, "input": given})
+    def say(at: int, message: str, given: object, *field: str) -> None:
+        wrong.append({"type": "value_error", "loc": ("body", "events", at, *field), "msg": message, "input": given})
 
     for at, event in enumerate(events):
+        for name in TEXTS:
+            if len((text := getattr(event, name) or "").encode()) > config.max_field_bytes:
+                say(at, f"must not be longer than {config.max_field_bytes} bytes in UTF-8", text, name)
+        if len(text := line(event)) > config.max_line_bytes:  # in ASCII
+            say(at, f"must not be longer than {config.max_line_bytes} bytes as a line of JSON", text)
         if not earliest <= event.timestamp < latest:
             told = f"must be from {_shown(earliest)} to before {_shown(latest)} UTC"
-            say(at, "timestamp", told, event.timestamp)
+            say(at, told, event.timestamp, "timestamp")
         most = config.max_watch_ratio
         if event.watch_ms is not None and event.duration_ms is not None and event.watch_ms > most * event.duration_ms:
-            say(at, "watch_ms", f"must not exceed {most:g} times duration_ms", event.watch_ms)
+            say(at, f"must not exceed {most:g} times duration_ms", event.watch_ms, "watch_ms")
     return wrong
 
 

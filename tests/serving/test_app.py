@@ -171,13 +171,16 @@ def test_one_wrong_event_refuses_them_all_and_names_its_field(client: TestClient
     assert not list(world.lake.folder("events").glob("*.jsonl"))
 
 
-def test_an_event_that_the_night_would_find_too_late_is_refused(
+def test_an_event_that_the_night_would_find_too_late_or_too_long_is_refused(
     models: Models, states: InProcess, tmp_path: Path
 ) -> None:
-    strict = RunConfig(lake=str(tmp_path / "lake"), sessionize=SessionizeConfig(late_days=1))
+    strict = RunConfig(lake=str(tmp_path / "lake"), sessionize=SessionizeConfig(late_days=1, max_field_bytes=32))
     client, now = client_of(build(models, states, World(strict), ServeConfig())), int(time.time() * 1000)
     late = client.post("/events", json={"events": [event("e1", timestamp=now - 3 * 86_400_000)]})
     assert [f["field"] for f in late.json()["fields"]] == ["body.events.0.timestamp"]
+    long = client.post("/events", json={"events": [event("e1", timestamp=now, user_id="é" * 20)]})
+    told = {"problem": "must not be longer than 32 bytes in UTF-8", "given": repr("é" * 20)}
+    assert long.json()["fields"] == [{"field": "body.events.0.user_id", **told}]
     assert client.post("/events", json={"events": [event("e1", timestamp=now)]}).json()["accepted"] == 1
 
 

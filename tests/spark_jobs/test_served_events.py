@@ -13,7 +13,7 @@ from mealrec.config import ColumnRule, SessionizeConfig
 from mealrec.lake import Lake
 from mealrec.schema import EVENT_TYPES, INTERACTIONS
 from mealrec.serving.events import is_positive, unfit
-from mealrec.serving.journal import Journal
+from mealrec.serving.journal import Journal, line
 from mealrec.serving.messages import LARGEST_MS, Event
 from spark_jobs import outcome
 from spark_jobs.records import Columns, Part, records
@@ -69,6 +69,42 @@ def test_what_the_endpoint_refuses_would_have_been_quarantined() -> None:
     wrong = [event(1, timestamp=1), event(2, timestamp=BASE * 2), event(3, watch_ms=20_001)]
     fields = [problem["loc"][2:] for problem in unfit([Event.model_validate(row) for row in wrong], CONFIG, NOW)]
     assert fields == [(0, "timestamp"), (1, "timestamp"), (2, "watch_ms")]
+
+
+def oversize(folder: Path, events: list[Event], config: SessionizeConfig) -> list[int]:
+    """Places of the events that the night would put into quarantine for their length."""
+    journal = Journal(folder)
+    path = folder / journal.append(events, "2026-01-05")
+    journal.close()
+    rules = Rules(config, frozenset(e.video_id for e in events), [day_number("2026-01-05")])
+    batches = records(Part(0, str(path), 0, 2**20, 1), Columns({}), config.max_line_bytes)
+    judged = pa.Table.from_batches([judge(batch, 0, rules) for batch in batches]).to_pylist()
+    assert {row["reason"] for row in judged} == {None, "oversize_field"}
+    return sorted(row["line"] - 1 for row in judged if row["reason"])
+
+
+def test_a_field_that_the_night_would_find_too_long_is_refused(tmp_path: Path) -> None:
+    """By its bytes, of which a letter may take several."""
+    config = SessionizeConfig(max_field_bytes=32)
+    fields = ("event_id", "user_id", "video_id", "device")
+    rows = [event(n, **{name: text}) for n, name in enumerate(fields) for text in ("é" * 16, "é" * 16 + "e")]
+    events = [Event.model_validate(row) for row in rows]
+    wrong = unfit(events, config, NOW)
+    assert [problem["loc"] for problem in wrong] == [("body", "events", 2 * n + 1, f) for n, f in enumerate(fields)]
+    assert {problem["msg"] for problem in wrong} == {"must not be longer than 32 bytes in UTF-8"}
+    assert oversize(tmp_path, events, config) == [1, 3, 5, 7]
+
+
+def test_an_event_whose_line_the_night_would_find_too_long_is_refused(tmp_path: Path) -> None:
+    config = SessionizeConfig(max_line_bytes=1024)
+    long = Event.model_validate(event(0, event_id="é" * 140, device=""))
+    room = 1024 - len(line(long))
+    events = [long.model_copy(update={"device": "d" * length}) for length in (room, room + 1)]
+    wrong = unfit(events, config, NOW)
+    assert [(problem["loc"], problem["msg"]) for problem in wrong] == [
+        (("body", "events", 1), "must not be longer than 1024 bytes as a line of JSON")
+    ]
+    assert oversize(tmp_path, events, config) == [1]
 
 
 @pytest.mark.parametrize(
