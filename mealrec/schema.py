@@ -98,7 +98,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("video_id", pa.string()),
             ("encoder_digest", pa.string()),
             ("content_hash", pa.string()),  # SHA-256 of the file's bytes ("" without one) : SHA-256 of the title
-            ("source_stat", pa.string()),  # size:mtime_ns of a local file: unchanged means not read again
+            ("source_stat", pa.string()),  # size:mtime_ns:uri of its file or object: unchanged means not read again
             ("status", pa.string()),  # ok | partial (a modality is absent, see absent)
             ("absent", pa.list_(pa.string())),  # of: video, audio, text, with its reason: "audio:no_audio_stream"
             ("visual", pa.binary()),  # float16 [visual_frames, visual_dim]

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.rows import Wanted, bucket_of, file_hash, reads_file, title_hash
+from mealrec.features.rows import Wanted, bucket_of, file_hash, reads_file, source_of, title_hash
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES
 
@@ -60,9 +60,9 @@ def unchanged(
     config: FeaturesConfig,
     encoders: str,
 ) -> set[str]:
-    """Ids whose row still stands: same encoders, same title, and the same file by size and change time, else by content.
+    """Ids whose row still stands: same encoders, same title, and the same file by uri, size and change time, else by content.
 
-    paths: where each video's local file lies. Only files whose size or change time is another are read.
+    paths: where each video's local file lies. Only files of which one of the three is another are read.
     """
     kept = set()
     for one in catalogue:
@@ -73,9 +73,21 @@ def unchanged(
         in_place = f"bucket={bucket_of(one.video_id, config.buckets)}" == row.file.partition("/")[0]
         if not in_place or titled != title_hash(one.title) or bool(bytes_hash) != reads_file(one, config):
             continue
-        if not bytes_hash or (one.stat and (one.stat == row.source_stat or _is_as_before(one, paths, bytes_hash))):
+        if not bytes_hash or (
+            one.stat and (source_of(one) == row.source_stat or _is_as_before(one, paths, bytes_hash))
+        ):
             kept.add(one.video_id)
     return kept
+
+
+def moved(held: Mapping[str, HeldRow], catalogue: Iterable[Wanted], kept: set[str]) -> dict[str, str]:
+    """By video id where the files of rows that stand by content alone are to be looked for: else they are read every time."""
+    standing = ((held[one.video_id], one) for one in catalogue if one.video_id in kept)
+    return {
+        one.video_id: source_of(one)
+        for row, one in standing
+        if not row.content_hash.startswith(":") and row.source_stat != source_of(one)
+    }
 
 
 def rejected_as_before(

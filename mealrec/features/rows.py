@@ -97,6 +97,11 @@ def title_hash(title: str | None) -> str:
     return hashlib.sha256((title or "").encode()).hexdigest()
 
 
+def source_of(one: Wanted) -> str:
+    """Size, change time and uri of the video's file or object, by which it is known again unread; "" where there is none."""
+    return f"{one.stat}:{one.uri}" if one.stat else ""
+
+
 def reads_file(one: Wanted, config: FeaturesConfig) -> bool:
     """Whether this video's row depends on a file: it names one, and pictures or sound are asked for."""
     return bool(one.uri) and not (config.visual == "none" and config.audio == "none")
@@ -179,7 +184,7 @@ def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:
     return {
         "video_id": one.video_id,
         "encoder_digest": encoder_digest,
-        "source_stat": one.stat,
+        "source_stat": source_of(one),
         "visual": None,
         "visual_frames": 0,
         "visual_dim": 0,

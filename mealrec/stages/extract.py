@@ -21,7 +21,7 @@ from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.encoders import digest_of
 from mealrec.features.extract import Extracted, ExtractionError, plan, rejects_in, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
-from mealrec.features.held import HeldRow, figures, may_pass, rejected_as_before, rows_in, unchanged
+from mealrec.features.held import HeldRow, figures, may_pass, moved, rejected_as_before, rows_in, unchanged
 from mealrec.features.remote import is_remote, remote_stats
 from mealrec.features.rows import Wanted, tried_as
 from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
@@ -89,7 +89,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     )
     assert summary.rows_in == summary.rows_out + sum(reasons.values())
     made = Provenance(STAGE, made_from, run_id, summary=summary.counts(), claim=claim)
-    version = _commit(lake, extracted, held, kept, made)
+    version = _commit(lake, extracted, held, kept, moved(held, catalogue, kept), made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})
 
@@ -186,21 +186,31 @@ def _stop_when_too_bad(total: int, reasons: dict[str, int], share: float) -> Non
         )
 
 
-def _commit(lake: Lake, extracted: Extracted, held: dict[str, HeldRow], kept: set[str], made: Provenance) -> int:
+def _commit(
+    lake: Lake,
+    extracted: Extracted,
+    held: dict[str, HeldRow],
+    kept: set[str],
+    sources: dict[str, str],
+    made: Provenance,
+) -> int:
     """One commit a table, quarantine first: the features' commit is what marks the stage as done.
 
-    New parts are added; a file that also holds rows that no longer stand leaves the table, and its other rows are rewritten.
+    New parts are added; a file that also holds rows that no longer stand, or whose source is another, leaves the table, and its
+    other rows are rewritten.
     """
     rejected = [p for p in extracted.quarantine if rows_in_part(lake, QUARANTINE, p)]
     if not _is_committed(lake, rejected, made.digest):  # it is when a run was killed between the two commits
         lake.commit_files(QUARANTINE, rejected, made, mode="overwrite", partition_filters=[("stage", "=", STAGE)])
     made = replace(made, inputs={QUARANTINE: lake.at(QUARANTINE).version()} if lake.exists(QUARANTINE) else {})
-    leaving: dict[str, list[str]] = {row.file: [] for video, row in held.items() if video not in kept}
+    leaving: dict[str, list[str]] = {
+        row.file: [] for video, row in held.items() if video not in kept or video in sources
+    }
     for video in kept & held.keys():
         if held[video].file in leaving:
             leaving[held[video].file].append(video)
     parts = [p for p in extracted.features if rows_in_part(lake, FEATURES, p)]
-    parts += [_carry_over(lake, file, standing, made.digest) for file, standing in leaving.items() if standing]
+    parts += [_carry_over(lake, file, standing, sources, made.digest) for file, standing in leaving.items() if standing]
     return lake.commit_files(FEATURES, parts, made, mode="append", removes=sorted(leaving))
 
 
@@ -210,12 +220,13 @@ def _is_committed(lake: Lake, rejected: list[str], made_from: str) -> bool:
     return {f for f in lake.files(QUARANTINE) if f.startswith(f"stage={STAGE}/")} == set(rejected)
 
 
-def _carry_over(lake: Lake, file: str, standing: list[str], key: str) -> str:
-    """Rewrite the standing rows of a file that leaves the table; returns the new part."""
+def _carry_over(lake: Lake, file: str, standing: list[str], sources: dict[str, str], key: str) -> str:
+    """Rewrite the standing rows of a file that leaves the table, with their sources; returns the new part."""
     filesystem, root = lake.filesystem(FEATURES)
     with filesystem.open_input_file(f"{root}/{file}") as source:
         table = pq.read_table(source)
     rows = table.filter(pc.is_in(table["video_id"], pa.array(standing, pa.string()))).to_pylist()
+    rows = [row | {"source_stat": sources.get(row["video_id"], row["source_stat"])} for row in rows]
     folder, _, name = file.rpartition("/")
     part = f"{folder}/part-kept-{digest(key, name)}.parquet"
     write_part(lake, FEATURES, part, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -195,10 +196,36 @@ def test_only_what_is_new_or_changed_is_decoded_again(platform: Path, run_config
     assert (second.details["done_now"], second.details["reused"], second.details["rejected_before"]) == (2, 2, 2)
     assert second.quarantined == first.quarantined
     assert sorted(after) == ["a", "b", "c", "g"] and sorted(quarantined(run_config)) == ["e", "f"]
-    assert after["a"] == before["a"] and after["c"] == before["c"]
+    source = after["c"]["source_stat"]
+    assert after["a"] == before["a"] and after["c"] == before["c"] | {"source_stat": source}
     assert after["b"]["content_hash"] == after["a"]["content_hash"] != before["b"]["content_hash"]
     assert second.details["frames"] == 2 + 2 + 1 + 2, "figures are of the whole table, not of this run"
     assert Lake(run_config.lake).read(FEATURES, first.version).num_rows == 4, "the older version stays readable"
+
+
+def test_a_uri_that_names_another_file_of_the_same_size_and_time_is_decoded_and_no_file_is_read_twice(
+    platform: Path, run_config: RunConfig, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = platform / "videos"
+    for name, clip in (("b", "silent"), ("other", "sound")):
+        data = (clips / f"{clip}.mp4").read_bytes()
+        free = 2**16 - len(data)  # filled up by an empty box
+        (videos / f"{name}.mp4").write_bytes(data + free.to_bytes(4, "big") + b"free" + bytes(free - 8))
+        os.utime(videos / f"{name}.mp4", ns=(0, 0))
+    extract(run_config)
+    before = features(run_config)
+    (videos / "c.mp4").rename(videos / "moved.mp4")
+    uris = {v: f"videos/{v}.mp4" for v in "abcdef"} | {"b": "videos/other.mp4", "c": "videos/moved.mp4"}
+    (platform / "catalogue.jsonl").write_text("".join(json.dumps(row(v, uri)) + "\n" for v, uri in uris.items()))
+    second = extract(run_config)
+    assert [second.details[name] for name in ("reused", "rejected_before", "done_now")] == [3, 2, 1]
+    after = features(run_config)
+    assert after["b"]["content_hash"] != before["b"]["content_hash"]
+    assert after["c"] == before["c"] | {"source_stat": before["c"]["source_stat"].replace("c.mp4", "moved.mp4")}
+    monkeypatch.setattr("mealrec.features.held.file_hash", lambda path: pytest.fail(f"{path} is read again"))
+    with (platform / "catalogue.jsonl").open("a") as catalogue:
+        catalogue.write(json.dumps(row("g", "videos/a.mp4")) + "\n")
+    assert extract(run_config).details["reused"] == 4
 
 
 def test_what_was_rejected_stays_so_until_it_may_be_otherwise(

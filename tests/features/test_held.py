@@ -9,23 +9,23 @@ from pathlib import Path
 import pytest
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.held import HeldRow, figures, rejected_as_before, unchanged
+from mealrec.features.held import HeldRow, figures, moved, rejected_as_before, unchanged
 from mealrec.features.probe import VideoRejected, probe
-from mealrec.features.rows import Wanted, bucket_of, quarantine_row, title_hash
+from mealrec.features.rows import Wanted, bucket_of, quarantine_row, source_of, title_hash
 
 CONFIG = FeaturesConfig()
 DATA = b"bytes of a video"
+VIDEO = Wanted("v", "v.mp4", "rice", "16:1")
 ROW = HeldRow(
     file=f"bucket={bucket_of('v', CONFIG.buckets)}/part-1.parquet",
     encoder_digest="enc",
     content_hash=f"{hashlib.sha256(DATA).hexdigest()}:{title_hash('rice')}",
-    source_stat="16:1",
+    source_stat=source_of(VIDEO),
     absent=(),
     declared_frames=24,
     decoded_frames=8,
 )
 TITLE_ONLY = replace(ROW, content_hash=f":{title_hash('rice')}", source_stat="", declared_frames=0, decoded_frames=0)
-VIDEO = Wanted("v", "v.mp4", "rice", "16:1")
 
 
 @pytest.fixture
@@ -48,6 +48,21 @@ def test_a_file_of_another_time_stands_when_its_bytes_are_the_same(file: Path) -
     assert stands(ROW, touched, file)
     file.write_bytes(b"other bytes there")
     assert not stands(ROW, touched, file)
+
+
+def test_another_file_of_the_same_size_and_time_is_told_by_its_uri(file: Path) -> None:
+    elsewhere = replace(VIDEO, uri="elsewhere/v.mp4")
+    assert stands(ROW, elsewhere, file), "a file that was moved is the same one"
+    file.write_bytes(b"b" * 16)
+    assert not stands(ROW, elsewhere, file)
+    assert unchanged({"v": ROW}, [elsewhere], {}, CONFIG, "enc") == set(), "an object is fetched again"
+
+
+def test_where_a_moved_file_lies_now_is_to_be_kept(file: Path) -> None:
+    for now in (replace(VIDEO, stat="16:2"), replace(VIDEO, uri="elsewhere/v.mp4")):
+        assert moved({"v": ROW}, [now, Wanted("new", "w.mp4", None, "5:5")], {"v"}) == {"v": source_of(now)}
+        assert moved({"v": TITLE_ONLY}, [now], {"v"}) == {}, "nobody reads a file for a title"
+    assert moved({"v": ROW}, [VIDEO], {"v"}) == {}
 
 
 def test_a_file_of_another_time_that_can_not_be_read_is_not_as_before(tmp_path: Path) -> None:
