@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -83,20 +83,22 @@ class Decoder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def decode(self, path: Path) -> Decoded:
+    def decode(self, path: Path, identity: list[int] | None = None) -> Decoded:
         """Raises VideoRejected: decode_timeout after config.decode_deadline_s, decoder_crashed when the child died or
         answered nonsense, or the child's own reason. Raises DecoderError when no child can be started.
 
-        One killed child says nothing about the video: another is asked. Two do."""
+        identity: the file that it has to be (Probe.identity); None: whichever is there. One killed child says nothing about
+        the video: another is asked. Two do."""
         try:
-            return self._decode(path)
+            return self._decode(path, identity)
         except DecoderKilled:
-            return self._decode(path)
+            return self._decode(path, identity)
 
-    def _decode(self, path: Path) -> Decoded:
+    def _decode(self, path: Path, identity: list[int] | None) -> Decoded:
         child = self._child()
+        request = {"path": str(path), "identity": identity, **self.limits}
         try:
-            return self._ask(child, path, time.monotonic() + self.config.decode_deadline_s)
+            return self._ask(child, request, time.monotonic() + self.config.decode_deadline_s)
         except TimeoutError:
             self.close()
             raise VideoRejected("decode_timeout", f"not done in {self.config.decode_deadline_s:g} s") from None
@@ -113,14 +115,15 @@ class Decoder:
             if self.done >= RECYCLE_AFTER:
                 self.close()
 
-    def _ask(self, child: subprocess.Popen[bytes], path: Path, deadline: float) -> Decoded:
+    def _ask(self, child: subprocess.Popen[bytes], request: Mapping[str, object], deadline: float) -> Decoded:
         assert child.stdin is not None
-        child.stdin.write(json.dumps({"path": str(path), **self.limits}).encode() + b"\n")
+        child.stdin.write(json.dumps(request).encode() + b"\n")
         child.stdin.flush()
         answer = _Answer(child, deadline)
         header = json.loads(answer.line())
         if not header["ok"]:
-            raise VideoRejected(header["reason"], header["detail"])
+            lasting = header["reason"] != "changed_while_read"
+            raise VideoRejected(header["reason"], header["detail"], lasting=lasting)
         size = self.config.frame_size
         count, shape = len(header["times_ms"]), tuple(header["frames"])
         if shape != (count, size, size, 3) or not 0 < count <= self.config.frames:

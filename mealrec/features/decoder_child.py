@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import decord
@@ -23,6 +24,7 @@ from decord import DECORDError
 from mealrec.features.complaints import Complaints
 from mealrec.features.confinement import confine
 from mealrec.features.header import Header, Rejected, read_header
+from mealrec.features.identity import change_since
 from mealrec.features.sampling import frame_indices, window_samples
 
 SHORT_AUDIO = 0.8  # of the video's duration; a shorter sound leaves windows empty, and silence would look like data
@@ -76,6 +78,8 @@ class Pictures:
 def decode(request: dict[str, Any], complaints: Complaints) -> tuple[dict[str, Any], Any, Any]:
     """Answer, frames uint8 [F, size, size, 3] (stretched to a square), sound float32 [F, samples] or None."""
     path = request["path"]
+    if request.get("identity") and (change := change_since(request["identity"], Path(path))) is not None:
+        raise Rejected("changed_while_read", change)  # no old decoder sees what nobody has looked at
     declared = read_header(path, request)
     complaints.first()
     pictures = _open(path, request)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from mealrec.config import FeaturesConfig
+from mealrec.features.identity import identity_of
 from mealrec.schema import VIDEO_REASONS
 
 
@@ -21,11 +23,12 @@ class VideoRejected(Exception):
 
 @dataclass(frozen=True)
 class Probe:
-    """A file that may be given to the decoder."""
+    """A file that may be given to the decoder, as long as it is the same one (identity.identity_of)."""
 
     path: Path
     container: str
     size: int
+    identity: list[int]
 
 
 def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
@@ -35,20 +38,21 @@ def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
         path = _local_path(uri, root)
         if not path.is_file():
             raise VideoRejected("missing_file", f"{uri} does not exist or is no regular file")
-        size = path.stat().st_size
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            container = container_of(file.read(512))
+        size = found.st_size
         if size == 0:
             raise VideoRejected("empty_file", f"{uri} has 0 bytes")
         if size > config.max_bytes:
             raise VideoRejected("too_large", f"{size} bytes; features.max_bytes is {config.max_bytes}")
-        with path.open("rb") as file:
-            container = container_of(file.read(512))
     except PermissionError as error:
         raise VideoRejected("unreadable", f"{uri}: {error.strerror}", lasting=False) from None
     except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte in it
         raise VideoRejected("missing_file", f"{uri[:200]!r}: {error}") from None
     if container is None:
         raise VideoRejected("not_a_video", "the first bytes are of no known video container")
-    return Probe(path, container, size)
+    return Probe(path, container, size, identity_of(found))
 
 
 def container_of(head: bytes) -> str | None:

@@ -23,8 +23,9 @@ from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
+from mealrec.features.identity import change_since
 from mealrec.features.kept_frames import KeptFrames
-from mealrec.features.probe import VideoRejected
+from mealrec.features.probe import Probe, VideoRejected
 from mealrec.features.remote import local_file
 
 Row = dict[str, Any]
@@ -127,7 +128,7 @@ def _row(
         absent += [f"video:{why}", f"audio:{why}"]
     else:
         with local_file(one.uri, root, config) as found:
-            bytes_hash, decoded = _decoded(found.path, decoder, kept, spent)
+            bytes_hash, decoded = _decoded(found, decoder, kept, spent)
         began = time.monotonic()
         absent += _fill_media(row, decoded, encoders, config)
         spent.encode += time.monotonic() - began
@@ -139,17 +140,17 @@ def _row(
     return row
 
 
-def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Seconds) -> tuple[str, Decoded]:
+def _decoded(found: Probe, decoder: Decoder, kept: KeptFrames | None, spent: Seconds) -> tuple[str, Decoded]:
     """SHA-256 of the file and what was decoded from these very bytes. Raises VideoRejected, also where the file changed or went
-    away in between."""
+    away since it was probed."""
     began = time.monotonic()
     try:
-        before, content = _identity(path), file_hash(path)
+        content = file_hash(found.path)
         held = kept.get(content) if kept is not None else None
-        decoded = decoder.decode(path) if held is None else held
-        _expect_unchanged(path, before)
+        decoded = decoder.decode(found.path, found.identity) if held is None else held
+        _expect_unchanged(found)
     except VideoRejected:
-        _expect_unchanged(path, before)  # or else that is the reason
+        _expect_unchanged(found)  # or else that is the reason
         raise
     except OSError as error:
         raise _changed(f"it was there, then: {error.strerror}") from None
@@ -162,22 +163,13 @@ def _decoded(path: Path, decoder: Decoder, kept: KeptFrames | None, spent: Secon
     return content, decoded
 
 
-def _expect_unchanged(path: Path, before: tuple[int, int, int]) -> None:
-    try:
-        after = _identity(path)
-    except OSError as error:
-        raise _changed(f"it was there, then: {error.strerror}") from None
-    if after != before:
-        raise _changed(f"bytes, time and inode were {before}, then {after}")
+def _expect_unchanged(found: Probe) -> None:
+    if (change := change_since(found.identity, found.path)) is not None:
+        raise _changed(change)
 
 
 def _changed(how: str) -> VideoRejected:
     return VideoRejected("changed_while_read", how, lasting=False)
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _empty_row(one: Wanted, encoder_digest: str, config: FeaturesConfig) -> Row:

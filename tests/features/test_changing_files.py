@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mealrec.config import FeaturesConfig
 from mealrec.features.decoder import Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
+from mealrec.features.probe import Probe, VideoRejected, probe
 from mealrec.features.rows import Outcome, Seconds, Wanted, describe
 
 pytestmark = pytest.mark.media
@@ -29,11 +31,11 @@ class Meddling(Decoder):
 
     late = False
 
-    def decode(self, path: Path) -> Decoded:
+    def decode(self, path: Path, identity: list[int] | None = None) -> Decoded:
         if self.late:
-            decoded = super().decode(path)
+            decoded = super().decode(path, identity)
         type(self).meddle(path)
-        return decoded if self.late else super().decode(path)
+        return decoded if self.late else super().decode(path, identity)
 
 
 def outcome(folder: Path, meddle: Callable[[Path], object], late: bool) -> Outcome:
@@ -73,6 +75,60 @@ def test_a_file_that_goes_away_or_changes_while_it_is_read_costs_itself_alone(
     assert [row["video_id"] for row in found.features] == ["first", "last"]
     assert [(row["key"], row["reason"]) for row in found.quarantine] == [("meddled", "changed_while_read")]
     assert "tried_as" not in found.quarantine[0]["payload"], "the next run looks again"
+
+
+def rejected(folder: Path, decoder: Decoder) -> str:
+    """The reason of the only video, which is to be tried again."""
+    with decoder:
+        found = describe([Wanted("a", "a.mp4", None, "")], folder, CONFIG, NO_ENCODERS, decoder, Seconds())
+    assert found.features == []
+    (row,) = found.quarantine
+    assert "tried_as" not in row["payload"]
+    return str(row["reason"])
+
+
+def test_a_file_that_is_exchanged_behind_its_probe_is_not_decoded(
+    tmp_path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, clip in (("a", "silent"), ("secret", "sound")):
+        shutil.copy(clips / f"{clip}.mp4", tmp_path / f"{name}.mp4")
+
+    @contextmanager
+    def exchanged(uri: str, root: Path, config: FeaturesConfig) -> Iterator[Probe]:
+        found = probe(uri, root, config)
+        found.path.unlink()
+        found.path.symlink_to("secret.mp4")
+        yield found
+
+    monkeypatch.setattr("mealrec.features.rows.local_file", exchanged)
+    assert rejected(tmp_path, Decoder(CONFIG, audio_rate=0, audio_samples=0)) == "changed_while_read"
+
+
+def test_a_file_that_is_another_one_for_as_long_as_it_is_decoded_is_tried_again(tmp_path: Path, clips: Path) -> None:
+    for name, clip in (("a", "silent"), ("other", "sound")):
+        shutil.copy(clips / f"{clip}.mp4", tmp_path / f"{name}.mp4")
+
+    class Exchanged(Decoder):
+        def decode(self, path: Path, identity: list[int] | None = None) -> Decoded:
+            path.rename(tmp_path / "aside.mp4")
+            (tmp_path / "other.mp4").rename(path)
+            try:
+                return super().decode(path, identity)
+            finally:
+                (tmp_path / "aside.mp4").rename(path)
+
+    assert rejected(tmp_path, Exchanged(CONFIG, audio_rate=0, audio_samples=0)) == "changed_while_read"
+
+
+def test_what_is_said_of_a_file_that_changed_is_not_held_against_it(tmp_path: Path, clips: Path) -> None:
+    shutil.copy(clips / "silent.mp4", tmp_path / "a.mp4")
+
+    class Confused(Decoder):
+        def decode(self, path: Path, identity: list[int] | None = None) -> Decoded:
+            path.touch()
+            raise VideoRejected("undecodable", "it changed under the decoder's hands")
+
+    assert rejected(tmp_path, Confused(CONFIG, audio_rate=0, audio_samples=0)) == "changed_while_read"
 
 
 def test_descriptors_do_not_leak_and_running_out_of_them_says_so(clips: Path) -> None:

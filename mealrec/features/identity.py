@@ -1,0 +1,23 @@
+"""Which file a path names, told without reading it: by whoever looks at it and by the decoder's child.
+
+Not by its device: a child in a container may see that under another number.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def identity_of(found: os.stat_result) -> list[int]:
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def change_since(before: Sequence[int], path: Path) -> str | None:
+    """In words, where the file is not the one that it was; None where it is."""
+    try:
+        now = identity_of(path.stat())
+    except OSError as error:
+        return f"it was there, then: {error.strerror}"
+    return None if now == list(before) else f"bytes, time and inode were {list(before)}, then {now}"
