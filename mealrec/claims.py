@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import create_table_with_add_actions
@@ -24,6 +24,9 @@ SCHEMA = pa.schema([("stage", pa.string())])
 TRIES = 20
 STAGE_KEY, NUMBER_KEY, RUN_KEY = "mealrec.claimed_stage", "mealrec.claim", "mealrec.run_id"
 TABLES_KEY = "mealrec.claimed_tables"  # to be committed, comma separated
+# Delta would delete the log before a checkpoint that is older than 30 days: nobody could open those versions any more, and what
+# an old claim says of itself (`newest`) would be gone
+KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 
 
 class Overtaken(RuntimeError):
@@ -81,11 +84,22 @@ def take(root: str, stage: str, run_id: str, tables: Sequence[str] = ()) -> int:
             if held is None:
                 schema = DeltaSchema.from_arrow(SCHEMA)
                 create_table_with_add_actions(
-                    uri, schema, [], mode="error", partition_by=[], commit_properties=properties
+                    uri,
+                    schema,
+                    [],
+                    mode="error",
+                    partition_by=[],
+                    commit_properties=properties,
+                    post_commithook_properties=KEEP_LOG,
                 )
             else:
                 held.create_write_transaction(
-                    [], mode="append", schema=SCHEMA, partition_by=[], commit_properties=properties
+                    [],
+                    mode="append",
+                    schema=SCHEMA,
+                    partition_by=[],
+                    commit_properties=properties,
+                    post_commithook_properties=KEEP_LOG,
                 )
             return number
         except CommitFailedError:

@@ -21,13 +21,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from mealrec import __version__, claims, full_disk
-from mealrec.claims import Claim
+from mealrec.claims import KEEP_LOG, Claim
 from mealrec.redaction import redact
 from mealrec.schema import PARTITIONS, SCHEMAS
 
@@ -35,8 +35,6 @@ DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
 THROUGH_KEY = "mealrec.through"
-# Delta would delete the log before a checkpoint that is older than 30 days: nobody could open those versions any more
-KEEP_LOG = PostCommitHookProperties(cleanup_expired_logs=False)
 LOGGED = re.compile(r"(\d{20})\.(json|checkpoint\..+)")
 
 

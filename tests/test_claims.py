@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from mealrec.claims import Claim, Overtaken, take
+from mealrec.claims import CLAIMS, Claim, Overtaken, newest, take
 from mealrec.features.extract import write_part
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS
@@ -104,3 +106,20 @@ def test_runs_that_begin_together_get_different_claims(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         numbers = list(pool.map(lambda n: take(str(tmp_path), "train", f"run-{n}"), range(8)))
     assert sorted(numbers) == list(range(1, 9))
+
+
+def test_a_claim_is_remembered_however_old_it_is_and_however_many_came_later(tmp_path: Path) -> None:
+    """Vacuum keeps the files of a stage that has not committed: it asks for all claims. Delta would delete the log before its
+    checkpoint at the hundredth commit, once that is older than 30 days."""
+    take(str(tmp_path), "extract", "stopped", [FEATURES])
+    for number in range(101):
+        take(str(tmp_path), "train", f"run-{number}")
+    log = tmp_path / CLAIMS / "_delta_log"
+    assert list(log.glob("*.checkpoint.parquet"))
+    for path in log.glob("0*"):
+        os.utime(path, times=(time.time() - 40 * 86_400,) * 2)
+    take(str(tmp_path), "train", "last")
+    assert {claim.stage: (claim.number, claim.run_id, claim.tables) for claim in newest(str(tmp_path))} == {
+        "extract": (1, "stopped", (FEATURES,)),
+        "train": (102, "last", ()),
+    }
