@@ -281,9 +281,9 @@ def _batches(part: Part, columns: Columns) -> Iterator[pa.RecordBatch]:
     """Our columns as they are in the file. Raises Damaged; what one value does to us later is not the file's damage."""
     try:
         with pq.ParquetFile(part.path) as file:
-            there = [name for name in dict.fromkeys(columns.theirs.values()) if name in file.schema_arrow.names]
+            ours = list(dict.fromkeys(columns.theirs.values()))  # those that the file lacks are left out
             groups = list(range(part.start, min(part.end, file.num_row_groups)))
-            yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=there)
+            yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=ours)
     except pa.ArrowException as error:
         raise Damaged(str(error)) from error
 
