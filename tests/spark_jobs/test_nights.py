@@ -15,7 +15,7 @@ from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.lake import THROUGH_KEY, Lake
 from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.sources.landing import Landing
-from mealrec.stages.sessionize import settings_digest
+from mealrec.stages.sessionize import FORM, sessionize_digest, settings_digest
 from spark_jobs import run_sequences
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
@@ -256,6 +256,18 @@ def test_another_key_and_other_columns_make_interactions_anew(monkeypatch: pytes
     assert settings_digest(base.model_copy(update={"source": renamed})) != before == settings_digest(base)
     monkeypatch.setenv("VIEWER_KEY", "another key of ours")
     assert settings_digest(base) != before
+
+
+def test_another_form_of_the_tables_makes_them_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a night goes on, or has nothing to do, with tables as an earlier program made them."""
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "events-2026-01-05.jsonl").write_text("")
+    (tmp_path / "catalogue.jsonl").write_text(json.dumps({"video_id": "v1", "uri": None, "title": None}))
+    config, landing = RunConfig(), Landing(tmp_path)
+    before = settings_digest(config), sessionize_digest(config, landing)
+    assert before == (settings_digest(config), sessionize_digest(config, landing))
+    monkeypatch.setattr("mealrec.stages.sessionize.FORM", FORM + 1)
+    assert settings_digest(config) != before[0] and sessionize_digest(config, landing) != before[1]
 
 
 def test_rejects_lie_where_a_night_looks_for_them() -> None:
