@@ -36,7 +36,7 @@ import torch
 from mealrec.bench.quality import commit_of
 from mealrec.bench.results import hardware
 from mealrec.config import RunConfig, override
-from mealrec.data.packed import Packed, training_part
+from mealrec.data.packed import Packed, save_user_ids, training_part
 from mealrec.data.split import leave_one_out
 from mealrec.lake import Lake, Provenance
 from mealrec.model.mealrec import MealRec
@@ -78,10 +78,10 @@ def made_up(folder: Path, videos: int, viewers: int) -> Packed:
         ).astype(np.int64),
         "sequence": sequence,
         "offsets": offsets,
-        "viewers": np.array([f"u{n}" for n in range(viewers)]),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
+    save_user_ids(folder, [f"u{n}" for n in range(viewers)])
     (folder / "items.json").write_text(json.dumps([f"v{n}" for n in range(1, videos + 1)]))
     (folder / "meta.json").write_text(json.dumps({"held_out": 2, "tokens": "frames", "versions": {}}))
     return Packed.open(folder)
@@ -98,7 +98,7 @@ def lake_of(data: Packed, config: RunConfig, scratch: Path, changes: dict[str, A
     items = [{"video_id": video, "item_index": at, **none} for at, video in enumerate(ids, start=1)]
     lake.write(ITEMS, pa.Table.from_pylist(items, schema=SCHEMAS[ITEMS]), Provenance("sequences", "items"))
     rows = []
-    for at, user in enumerate(data.user_ids().tolist()):
+    for at, user in enumerate(data.user_ids(range(data.viewers))):
         steps = np.asarray(data.sequence[data.offsets[at] : data.offsets[at + 1]]).tolist()
         row = {"user_id": user, "item_index": steps, "timestamp_ms": [FIRST_MS - 1000 + n for n in range(len(steps))]}
         row |= {"session_start": [True] * len(steps), "length": len(steps), "bucket": 0}

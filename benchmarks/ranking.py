@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mealrec.bench.quality import commit_of
 from mealrec.bench.results import hardware
-from mealrec.data.packed import Packed, training_part
+from mealrec.data.packed import Packed, save_user_ids, training_part
 from mealrec.data.split import leave_one_out
 from mealrec.evaluation.metrics import candidates_only, ranks_among
 from mealrec.evaluation.ranking import plain_scorer, rank_targets
@@ -147,10 +147,11 @@ def packed_from(pairs: Path, out: Path) -> Path:
         "times": np.full((n, 1), -1),
         "frame_mask": np.zeros((n, 1), bool),
     }
-    arrays |= {"available": np.zeros((n, 3), bool), "viewers": np.arange(len(rows)).astype(str)}
+    arrays |= {"available": np.zeros((n, 3), bool)}
     out.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(out / f"{name}.npy", array)
+    save_user_ids(out, [str(viewer) for viewer in range(len(rows))])
     (out / "items.json").write_text(json.dumps(videos))
     (out / "meta.json").write_text("{}")
     return out

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from mealrec.cluster import before_ray_is_imported
-from mealrec.data.packed import Packed, training_part
+from mealrec.data.packed import Packed, save_user_ids, training_part
 from mealrec.data.split import leave_one_out
 from tests.small_world import run
 
@@ -81,10 +81,10 @@ def write_packed(
         "train_count": np.bincount(training_part(sequence, offsets, leave_one_out(offsets))[0], minlength=items + 1),
         "sequence": sequence,
         "offsets": offsets,
-        "viewers": np.array([f"u{n}" for n in range(viewers)]),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
+    save_user_ids(folder, [f"u{n}" for n in range(viewers)])
     (folder / "items.json").write_text(json.dumps([f"v{n}" for n in range(1, items + 1)]))
     (folder / "meta.json").write_text(json.dumps({"held_out": 2, "tokens": "frames", "versions": {}}))
     return Packed.open(folder)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mealrec.data.packed import Packed, training_part
+from mealrec.data.packed import Packed, save_user_ids, training_part
 from mealrec.data.split import Cuts, Protocol, leave_one_out, temporal
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _write_log(log: _Log, cuts: Cuts, protocol: Protocol, folder: Path) -> None:
     counts = np.bincount(training_part(log.sequence, log.offsets, cuts)[0], minlength=len(log.videos) + 1)
     np.save(folder / "sequence.npy", log.sequence)
     np.save(folder / "offsets.npy", log.offsets)
-    np.save(folder / "viewers.npy", np.array(log.users, dtype=np.str_))
+    save_user_ids(folder, log.users)
     np.save(folder / "train_count.npy", counts.astype(np.int64))
     if protocol == "temporal":
         np.save(folder / "cuts.npy", np.stack(cuts, 1))

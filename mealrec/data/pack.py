@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from mealrec.data.packed import training_part
+from mealrec.data.packed import save_user_ids, training_part
 from mealrec.data.split import Protocol, leave_one_out, temporal
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
+FORM = 2  # of a packed dataset: one of another form is not opened
 TokenKind = Literal["frames", "title"]
 Say = Callable[[str], None]
 DEAD_AFTER_S = 86_400
@@ -107,7 +108,7 @@ def _sequences(lake: Lake, version: int, folder: Path, items: int, protocol: Pro
         raise ValueError(f"sequences version {version}: item_index outside 1..{items}; pin matching versions")
     np.save(folder / "sequence.npy", sequence)
     np.save(folder / "offsets.npy", offsets)
-    np.save(folder / "viewers.npy", np.array(table["user_id"].to_pylist(), dtype=np.str_))
+    save_user_ids(folder, table["user_id"].to_pylist())
     cuts = leave_one_out(offsets)
     if protocol == "temporal":
         starts = (table[name].to_numpy().astype(np.int64) for name in columns[2:])

@@ -1,7 +1,8 @@
 """A packed dataset: one folder of .npy arrays that every worker of a node maps into memory instead of loading.
 
     items.json         video ids; item_index i is items[i - 1]
-    viewers.npy        user ids (fixed-width unicode)
+    viewers.npy        uint8, user ids in UTF-8 one after another: a fixed width would be that of the longest
+    viewer_offsets.npy int64 [viewers + 1], where each id begins
     sequence.npy       int64, all viewers' item indices one after another, oldest first
     offsets.npy        int64 [viewers + 1]
     cuts.npy           int64 [viewers, 3], only where the split is not leave-one-out (split.py)
@@ -13,6 +14,7 @@ Needs numpy and torch alone, so training runs on a bare machine from such a fold
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,9 +64,11 @@ class Packed:
         ids: list[str] = json.loads((self.root / "items.json").read_text())
         return ids
 
-    def user_ids(self) -> npt.NDArray[np.str_]:
-        ids: npt.NDArray[np.str_] = np.load(self.root / "viewers.npy", mmap_mode="r", allow_pickle=False)
-        return ids
+    def user_ids(self, viewers: Iterable[int]) -> list[str]:
+        """Ids of these viewers. Cost: what is asked for."""
+        names = ("viewers.npy", "viewer_offsets.npy")
+        raw, offsets = (np.asarray(np.load(self.root / n, mmap_mode="r", allow_pickle=False)) for n in names)
+        return [raw[offsets[viewer] : offsets[viewer + 1]].tobytes().decode() for viewer in viewers]
 
     def history(self, viewer: int, split: Split) -> npt.NDArray[np.int64]:
         """What is known of a viewer before the split's target; for `train` the whole training part."""
@@ -86,6 +90,13 @@ class Packed:
     def training_part(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """All training interactions, viewer after viewer, and which of them is its viewer's first."""
         return training_part(self.sequence, self.offsets, self.cuts)
+
+
+def save_user_ids(folder: Path, ids: Sequence[str]) -> None:
+    """As Packed.user_ids reads them."""
+    names = [name.encode() for name in ids]
+    np.save(folder / "viewers.npy", np.frombuffer(b"".join(names), np.uint8))
+    np.save(folder / "viewer_offsets.npy", np.cumsum([0, *map(len, names)], dtype=np.int64))
 
 
 def training_part(

@@ -172,7 +172,7 @@ def _salience(config: RunConfig, packed: Packed, recommender: Recommender) -> di
 
 def _write_per_viewer(path: Path, packed: Packed, ranked: dict[str, Ranked]) -> None:
     first = ranked["mealrec"]
-    columns: dict[str, Any] = {"user_id": packed.user_ids()[first.viewer].tolist(), "item_index": first.target}
+    columns: dict[str, Any] = {"user_id": packed.user_ids(first.viewer), "item_index": first.target}
     columns |= {f"rank_{name}": r.rank for name, r in ranked.items()}
     pq.write_table(pa.table(columns), path)
 

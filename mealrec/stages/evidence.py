@@ -86,7 +86,7 @@ def of_champion(config: RunConfig, tracker: Tracker, version: Version, packed: P
         version=version.version,
         metrics={"mealrec": summarise(torch.from_numpy(ranked.rank), config.evaluate.ks)},
         values={"mealrec": _values(config.registry.gate_metric, ranked.rank)},
-        viewers=tuple(packed.user_ids()[ranked.viewer].tolist()),
+        viewers=tuple(packed.user_ids(ranked.viewer)),
         data_digest=data_digest,
         loads=None,
         slices={name: int(rows.sum()) for name, rows in slices(packed, ranked.viewer, ranked.target).items()},

@@ -77,7 +77,7 @@ def _page(
         return Strip(video, titles.get(video) or "(no title)", frames, note)
 
     return ViewerPage(
-        str(packed.user_ids()[viewer]),
+        packed.user_ids([viewer])[0],
         [strip(index, weights, "") for index, weights in shown],
         [strip(index, general[index], f"rank {place}") for place, index in enumerate(top, start=1)],
     )

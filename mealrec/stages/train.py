@@ -12,7 +12,7 @@ from typing import Any
 from mealrec import __version__
 from mealrec.claims import Overtaken
 from mealrec.config import RunConfig, digest
-from mealrec.data.pack import pack
+from mealrec.data.pack import FORM, pack
 from mealrec.data.packed import Packed
 from mealrec.lake import Lake
 from mealrec.model.mealrec import MealRec
@@ -117,7 +117,7 @@ def packed_dataset(config: RunConfig, lake: Lake, versions: dict[str, int]) -> P
     title = config.model.tokens == "title"
     frames = config.features.text_tokens if title else config.features.frames
     protocol = config.evaluate.protocol
-    key = digest(__version__, versions, config.model.tokens, frames, protocol, lake.root)
+    key = digest(FORM, __version__, versions, config.model.tokens, frames, protocol, lake.root)
     folder = lake.folder("datasets") / key
     return Packed.open(
         pack(lake, versions, folder, tokens=config.model.tokens, frames=frames, say=log.info, protocol=protocol)

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mealrec.config import RunConfig
 from mealrec.data import pack as module
 from mealrec.data.pack import pack
 from mealrec.data.packed import Packed
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, SCHEMAS, SEQUENCES
+from mealrec.stages.train import packed_dataset
 
 MADE = Provenance("test", "d")
 
@@ -101,9 +103,26 @@ def test_title_words_can_stand_in_for_frames(lake: Lake, tmp_path: Path) -> None
 
 def test_sequences_are_ordered_by_viewer(lake: Lake, tmp_path: Path) -> None:
     data = packed(lake, tmp_path / "out", "frames", 3)
-    assert data.user_ids().tolist() == ["a", "b"]
+    assert data.user_ids(range(2)) == ["a", "b"]
     assert data.sequence.tolist() == [1, 2, 3, 2, 1]
     assert data.history(1, "test").tolist() == [3, 2] and data.target(1, "test") == 1
+
+
+def test_a_long_id_of_one_viewer_costs_its_own_bytes(lake: Lake, tmp_path: Path) -> None:
+    ids = sorted([*(f"u{n:04}" for n in range(1000)), "ü" * 5000, "zero\0", "視聴者"])
+    viewers = [{"user_id": name, "item_index": [1, 2, 3], "bucket": 0} for name in ids]
+    lake.write(SEQUENCES, rows(SEQUENCES, viewers), MADE)
+    data = packed(lake, tmp_path / "out", "frames", 3)
+    assert data.user_ids(range(data.viewers)) == ids and data.user_ids(np.array([5, 2])) == [ids[5], ids[2]]
+    assert sum(path.stat().st_size for path in data.root.glob("viewer*")) < 30_000
+
+
+def test_a_dataset_of_another_form_is_not_opened(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
+    first, again = (packed_dataset(RunConfig(lake=lake.root), lake, versions) for _ in range(2))
+    monkeypatch.setattr("mealrec.stages.train.FORM", module.FORM + 1)
+    newer = packed_dataset(RunConfig(lake=lake.root), lake, versions)
+    assert first.root == again.root != newer.root
 
 
 def test_a_temporal_split_follows_the_times_of_the_table(lake: Lake, tmp_path: Path) -> None:
