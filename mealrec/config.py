@@ -112,7 +112,7 @@ class TrainConfig(Settings):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
     max_failures: int = Field(2, ge=0)
     warm_start: bool = Field(
-        True,
+        False,
         description="begin as the champion, new videos added; afresh where there is none or one of another kind",
     )
 

@@ -80,10 +80,8 @@ def test_a_champion_of_an_older_format_does_not_stop_training(
     assert folder is None and "bundle format 1" in origin["afresh"]
 
 
-def test_a_champion_is_no_beginning_where_that_is_switched_off(
-    config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path
-) -> None:
-    off = config.model_copy(update={"train": TrainConfig(warm_start=False)})
+def test_it_is_off_unless_asked_for(config: RunConfig, tracker: Tracker, packed: Packed, tmp_path: Path) -> None:
+    off = config.model_copy(update={"train": TrainConfig()})
     crown(tracker, packed, tmp_path / "one")
     assert beginning(off, tracker, packed, settings_of(packed), tmp_path / "run")[0] is None
     assert not (tmp_path / "run").exists()
