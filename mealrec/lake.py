@@ -8,7 +8,6 @@ digest is already committed has nothing to do. Cost: commits grow with files, ne
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from deltalake import Schema as DeltaSchema
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from mealrec import __version__, claims, full_disk
+from mealrec import __version__, claims, delta_log, full_disk
 from mealrec.claims import KEEP_LOG, Claim
 from mealrec.redaction import redact
 from mealrec.schema import PARTITIONS, SCHEMAS
@@ -35,7 +34,6 @@ DIGEST_KEY = "mealrec.stage_digest"
 SUMMARY_KEY = "mealrec.summary"
 STAGE_KEY = "mealrec.stage"
 THROUGH_KEY = "mealrec.through"
-LOGGED = re.compile(r"(\d{20})\.(json|checkpoint\..+)")
 
 
 class LostRace(RuntimeError):
@@ -125,17 +123,7 @@ class Lake:
     def versions(self, table: str) -> list[int]:
         """Versions that can be opened, oldest first: those whose log goes back to the first one, or to a checkpoint, without a
         gap. [] without a table."""
-        filesystem, root = self.filesystem(table)
-        listed = filesystem.get_file_info(pafs.FileSelector(f"{root}/_delta_log", allow_not_found=True))
-        logged = [found for info in listed if (found := LOGGED.match(info.base_name))]
-        checkpoints = {int(found[1]) for found in logged if found[2] != "json"}
-        commits = {int(found[1]) for found in logged if found[2] == "json"}
-        opened: list[int] = []
-        for version in sorted(commits | checkpoints):
-            follows = version == 0 or (opened and opened[-1] == version - 1)
-            if version in checkpoints or follows:
-                opened.append(version)
-        return opened
+        return delta_log.openable(*self.filesystem(table))
 
     def at(self, table: str, version: int | None = None) -> DeltaTable:
         """The table pinned at a version (None: newest). Raises ValueError naming the stage to run when it is absent."""
@@ -179,7 +167,7 @@ class Lake:
             return []
         return [
             Commit(table, int(entry["version"]), {k: str(v) for k, v in entry.items()})
-            for entry in DeltaTable(self.uri(table)).history(limit)
+            for entry in delta_log.entries(self.uri(table), limit)
             if stage is None or entry.get(STAGE_KEY) == stage
         ]
 

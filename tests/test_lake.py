@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from mealrec.features.extract import write_part
-from mealrec.lake import Lake, Provenance, count_by
+from mealrec.lake import DIGEST_KEY, Lake, Provenance, count_by
 from mealrec.schema import ITEMS, QUARANTINE, SCHEMAS, SEQUENCES
 
 
@@ -83,6 +84,26 @@ def test_a_stage_finds_its_own_last_commit_among_others(lake: Lake) -> None:
     assert found.metadata["mealrec.run_id"] == "run" and found.metadata["mealrec.inputs"] == '{"other": 3}'
     assert lake.committed(QUARANTINE, "extract", "d2") is None
     assert lake.committed(ITEMS, "extract", "d1") is None
+
+
+def test_a_commit_that_comes_while_the_log_is_listed_gives_no_other_its_number(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit(day: str) -> int:
+        path = part(lake, f"stage=extract/ingest_date=2026-01-{day}/a.parquet", "future")
+        return lake.commit_files(QUARANTINE, [path], provenance(day), mode="append")
+
+    commit("05"), commit("06")
+    history = DeltaTable.history
+
+    def another_comes_first(table: DeltaTable, limit: int | None = None) -> list[dict[str, Any]]:
+        monkeypatch.setattr(DeltaTable, "history", history)
+        commit("07")
+        return history(table, limit)
+
+    monkeypatch.setattr(DeltaTable, "history", another_comes_first)
+    numbered = {c.metadata[DIGEST_KEY]: c.version for c in lake.history(QUARANTINE)}
+    assert numbered == {"05": 0, "06": 1, "07": 2}
 
 
 def test_two_writers_of_the_same_rows_conflict_and_one_wins(lake: Lake) -> None:
