@@ -4,8 +4,8 @@
 
 Everything happens in a temporary folder through the command line, as a user would do it: `demo`, `simulate --more-days 1`,
 `demo`, and `demo` once more with nothing to do. `processed` is what a stage really took into its hands: event rows read from
-files (sessionize), videos decoded (extract), rows in elsewhere, nothing where the stage was up to date. Training begins as the
-champion, or from the beginning with `--set train.warm_start=false`: its row says which, and `quality` what came of it.
+files (sessionize), videos decoded (extract), rows in elsewhere, nothing where the stage was up to date. Training begins from
+the beginning, or as the champion with `--set train.warm_start=true`: its row says which, and `quality` what came of it.
 """
 
 from __future__ import annotations

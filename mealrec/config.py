@@ -115,10 +115,7 @@ class TrainConfig(Settings):
         False,
         description="begin as the champion, new videos added; afresh where there is none or one of another kind",
     )
-
-    warm_patience: int = Field(
-        2, ge=1, description="patience of a run that begins as the champion: its first epochs are its best"
-    )
+    warm_patience: int = Field(2, ge=1, description="patience of a run that begins as the champion")
 
     def settings(self, *, warm: bool = False) -> TrainSettings:
         """What the loop reads; warm: of a run that begins as the champion."""

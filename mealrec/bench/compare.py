@@ -82,8 +82,8 @@ def best_baseline(results: Results, dataset: str, names: Sequence[str]) -> str |
 def compare_all(results: Results, baselines: Sequence[str], *, system: str = "mealrec") -> list[dict[str, Any]]:
     """All that tables state with an interval, for the result file, by kind. "difference": `system` against every other row on
     NDCG@10 and HR@10, the best baseline marked. "backbone": the whole model against the rows of OFF, and "backbone kept": how
-    much more of its HR@10 it keeps than they do where STRANGERS stand in the history. "retention": the share of HR@10 kept
-    under each condition, and how much more of it `system` keeps.
+    much more of its HR@10 it keeps than they do where STRANGERS stand in the history, on backbones other than SASRec.
+    "retention": the share of HR@10 kept under each condition, and how much more of it `system` keeps.
 
     A stored comparison stays where some of its ranks are not here and its cells are the same as then (`cells`, a hash): a run
     that adds one row to a file without ranks does not drop what the file states of the others. Raises ResultsError for cells
@@ -165,7 +165,7 @@ def _backbones(means: Resamples, dataset: str, system: str) -> list[dict[str, An
             if with_it is not None and without is not None:
                 out.append({"kind": "backbone"} | names | difference(with_it, without)._asdict())
             kept, lost = (_clean_and_disturbed(means, model, STRANGERS) for model in (on, off))
-            if kept is not None and lost is not None:
+            if on != system and kept is not None and lost is not None:  # of `system` itself "retention" says it
                 more = retention_difference(kept, lost)._asdict()
                 out.append({"kind": "backbone kept", "variant": STRANGERS} | names | more)
     return out

@@ -112,6 +112,9 @@ def _backbones(result: Results, dataset: str, models: Sequence[str]) -> str:
                 found = found or _compared(result, "difference", dataset, model=on, against=off, metric="ndcg@10")
                 figures = [_spread(_test(cells, metric)) for metric in ("hr@10", "ndcg@10") for cells in both]
                 kept = _compared(result, "backbone kept", dataset, backbone=backbone, against=off, variant=STRANGERS)
+                if on == SYSTEM:
+                    own = _compared(result, "retention", dataset, model=off, variant=STRANGERS)
+                    kept = [c["system_keeps_more"] for c in own if c["system_keeps_more"]]
                 more = _range(kept[0], "+.3f") if kept else ""
                 lines.append("| " + " | ".join([off, *figures, _interval(found[0]) if found else "", more]) + " |")
     return "\n".join(lines)

@@ -49,11 +49,8 @@ class Row:
     frames: Literal["ordered", "shuffled", "random", "middle", "other"] = "ordered"
 
 
-CROSSED: Mapping[str, int] = {
-    "gru4rec": 1,
-    "bert4rec": 2,
-    "nextitnet": 2,
-}  # backbones beside SASRec (U1), and their layers
+# backbones beside SASRec (U1), and their layers
+CROSSED: Mapping[str, int] = {"gru4rec": 1, "bert4rec": 2, "nextitnet": 2}
 
 
 def _model(name: str, says: str, *, base: bool = True, frames: str = "ordered", **settings: Any) -> Row:

@@ -95,10 +95,12 @@ def test_the_table_of_backbones_has_a_row_for_each_that_lacks_the_plug_ins(resul
         "against": "gru4rec+content+backwards",
     }
     kept = {"kind": "backbone kept", "variant": "replace=0.3", **names, "mean": 0.1, "low": 0.05, "high": 0.15}
-    results.set_comparisons([known, kept])
+    own = {"kind": "retention", "dataset": "food", "model": "sasrec+content+backwards", "variant": "replace=0.3"}
+    more = {"mean": 0.2, "low": 0.1, "high": 0.3}
+    results.set_comparisons([known, kept, own | {"system_keeps_more": more}])
     assert tables([results])["backbones-food"].splitlines()[2:] == [
         "| sasrec+content+backwards | .5000 | .5000 ± .0000 | .1000 | .2500 ± .0707 "
-        "| -0.0100 [+0.1000, +0.3000] (+400.0%) |  |",
+        "| -0.0100 [+0.1000, +0.3000] (+400.0%) | +0.200 [+0.100, +0.300] |",
         "| gru4rec+content | .5000 | .5000 | .1000 | .1000 |  |  |",
         "| gru4rec+content+backwards | .5000 | .5000 | .1000 | .1000 |  | +0.100 [+0.050, +0.150] |",
     ]
