@@ -116,13 +116,6 @@ def extract(config: RunConfig, lake: Lake, root: Path, blocks: list[Block], *, f
     )
 
 
-def pool_size(todo: list[Block], config: FeaturesConfig) -> int:
-    """Actors for these blocks: one more for each full block of videos. The few of a second day lie in as many blocks, but an
-    actor's start (torch, the encoders, the decoder's child) takes longer than they do."""
-    videos = sum(len(block.videos) for block in todo)
-    return min(config.actors, -(-videos // config.batch_videos))
-
-
 def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block], full: bool) -> Iterator[Row]:
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
@@ -132,7 +125,7 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block], full: boo
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own lines say how far it is
     # one row a block: whatever way Ray cuts its input, a block stays whole
     rows = pa.table({"block": [json.dumps(asdict(b)) for b in todo]})
-    actors = pool_size(todo, config.features)
+    actors = min(config.features.actors, len(todo))
     statuses = ray.data.from_arrow([rows.slice(i, 1) for i in range(len(rows))]).map_batches(
         ExtractActor,
         fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), full),

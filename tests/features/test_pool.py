@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 from mealrec.cluster import ray_cluster
-from mealrec.config import FeaturesConfig, RunConfig, override
-from mealrec.features.extract import plan, pool_size
-from mealrec.features.rows import Wanted
+from mealrec.config import RunConfig, override
 from mealrec.stages.extract import extract
 from tests.features.test_in_flight import watched
 
@@ -39,14 +37,6 @@ WAITS = (
     "child.decode, child.confine = wait, lambda: None\n"
     "child.main()\n"
 )
-
-
-@pytest.mark.parametrize(("videos", "actors"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3), (40, 3)])
-def test_a_few_new_videos_are_not_worth_a_second_actors_start(videos: int, actors: int) -> None:
-    config = FeaturesConfig(actors=3, batch_videos=4, buckets=4)
-    blocks = plan([Wanted(f"v{i}", f"{i}.mp4", None, "") for i in range(videos)], config, "2026-01-01", "attempt")
-    assert len(blocks) >= min(videos, 2)  # spread over the buckets
-    assert pool_size(blocks, config) == actors
 
 
 def until(true: Callable[[], bool], what: str) -> None:
