@@ -17,9 +17,9 @@ STARTS = 3
 
 
 @contextmanager
-def ray_cluster(config: RayConfig) -> Iterator[None]:
+def ray_cluster(config: RayConfig) -> Iterator[bool]:
     """Connect to config.address, else to Ray's own RAY_ADDRESS (a Ray job has it), else start a local cluster on loopback and
-    stop it at the end.
+    stop it at the end. Gives whether it is such a one of the stage's own.
 
     Entered while Ray is already connected (a test's cluster, a Ray job) it uses that one and leaves it running.
     """
@@ -28,7 +28,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     with _sigterm_given_back():
         if address:
@@ -36,7 +36,7 @@ def ray_cluster(config: RayConfig) -> Iterator[None]:
         else:
             _start_local(config)
         try:
-            yield
+            yield not address
         finally:
             ray.shutdown()
 

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mealrec.training.loop import State
 
 POLL_S = 0.5
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 _ONE_IN_FLIGHT = threading.Semaphore()  # of a worker: a disk that is slower than the steps must not fill the memory
 
 
@@ -69,8 +70,26 @@ def train(job: Job, ray_config: RayConfig, say: Callable[[str], None]) -> Path:
     # a short run would otherwise spend most of its time waiting for the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    with ray_cluster(ray_config), _followed(job.beside("progress"), say), stopped_by_sigterm(job.beside("stop")):
+    with (
+        ray_cluster(ray_config) as own,
+        _without_notices() if own else nullcontext(),
+        _followed(job.beside("progress"), say),
+        stopped_by_sigterm(job.beside("stop")),
+    ):
         return _fit(job)
+
+
+@contextmanager
+def _without_notices() -> Iterator[None]:
+    """Nobody drains this machine's own cluster, and the actor of Ray's that would ask takes seconds to start. What the user has
+    set stays."""
+    is_set = WATCHER in os.environ
+    os.environ.setdefault(WATCHER, "0")
+    try:
+        yield
+    finally:
+        if not is_set:
+            del os.environ[WATCHER]
 
 
 def _fit(job: Job) -> Path:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from mealrec.config import RayConfig, TrainConfig
 from mealrec.data.packed import Packed
-from mealrec.training import checkpoint, notice
+from mealrec.training import checkpoint, notice, trainer
 from mealrec.training.loop import Notice, State, Trainer
 from mealrec.training.notice import Stopped, stopped_by_sigterm
 from mealrec.training.peers import Peers
@@ -117,3 +120,16 @@ def test_outside_the_main_thread_signals_stay_what_they_are(tmp_path: Path) -> N
     thread.start()
     thread.join()
     assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("own", "inside"), [(True, "0"), (False, None)])
+def test_ray_looks_for_notices_where_somebody_else_runs_the_cluster(
+    own: bool, inside: str | None, packed: Packed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the real thing: tests/training/test_preemption.py."""
+    monkeypatch.delenv(trainer.WATCHER, raising=False)
+    monkeypatch.setattr("mealrec.cluster.ray_cluster", lambda config: nullcontext(own))
+    monkeypatch.setattr(trainer, "_fit", lambda job: Path(os.environ.get(trainer.WATCHER, "unset")))
+    job = trainer.Job("run", str(tmp_path), str(packed.root), settings_of(packed), TrainConfig(), seed=1)
+    assert trainer.train(job, RayConfig(), print) == Path(inside or "unset")
+    assert trainer.WATCHER not in os.environ
