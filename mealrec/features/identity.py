@@ -5,13 +5,26 @@ Not by its device: a child in a container may see that under another number.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 
 
 def identity_of(found: os.stat_result) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open to read, without waiting for a writer where the file has become a FIFO meanwhile. Raises OSError for what is no
+    regular file."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return file
 
 
 def change_since(before: Sequence[int], path: Path) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.identity import identity_of
+from mealrec.features.identity import identity_of, open_regular
 from mealrec.schema import VIDEO_REASONS
 
 
@@ -38,7 +38,7 @@ def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
         path = _local_path(uri, root)
         if not path.is_file():
             raise VideoRejected("missing_file", f"{uri} does not exist or is no regular file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = os.fstat(file.fileno())
             container = container_of(file.read(512))
         size = found.st_size

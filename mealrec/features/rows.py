@@ -23,7 +23,7 @@ from mealrec.features.decoder import CHILD, Decoded, Decoder
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
-from mealrec.features.identity import change_since
+from mealrec.features.identity import change_since, open_regular
 from mealrec.features.kept_frames import KeptFrames
 from mealrec.features.probe import Probe, VideoRejected
 from mealrec.features.remote import local_file
@@ -90,7 +90,7 @@ def describe(
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, streamed."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -125,11 +125,11 @@ def test_a_rejected_video_is_tried_again_where_the_reason_may_pass(
     assert is_rejected_again(replace(VIDEO, stat=""), gone, replace(VIDEO, stat="")), "it is missing still"
     assert not is_rejected_again(VIDEO, gone, VIDEO), "it was there when somebody looked"
 
-    def denied(self: Path, *mode: str) -> None:
+    def denied(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "v.mp4").write_bytes(DATA)
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr("mealrec.features.probe.open_regular", denied)
     with pytest.raises(VideoRejected, match="unreadable") as unreadable:
         probe("v.mp4", tmp_path, CONFIG)
     assert not is_rejected_again(VIDEO, unreadable.value, VIDEO)

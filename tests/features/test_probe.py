@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mealrec.config import FeaturesConfig
 from mealrec.features.probe import VideoRejected, container_of, probe
+from mealrec.features.rows import file_hash
 from mealrec.sources.landing import Landing
 
 CONFIG = FeaturesConfig()
@@ -62,6 +64,17 @@ def test_other_schemes_are_not_fetched(root: Path, uri: str) -> None:
 @pytest.mark.parametrize("uri", ["nowhere.mp4", ".", "a" * 5000, "null\0byte.mp4"])
 def test_what_is_no_file_is_missing(root: Path, uri: str) -> None:
     assert reason(uri, root) == "missing_file"
+
+
+@pytest.mark.timeout(20)
+def test_a_fifo_that_takes_a_videos_place_at_the_last_moment_is_not_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(root / "now.mp4")
+    monkeypatch.setattr(Path, "is_file", lambda path: True)  # as it was when it was looked at
+    assert reason("now.mp4", root) == "missing_file"
+    with pytest.raises(OSError, match="no regular file"):
+        file_hash(root / "now.mp4")
 
 
 def test_links_in_a_circle_name_no_file(root: Path) -> None:
