@@ -115,6 +115,9 @@ class TrainConfig(Settings):
         False,
         description="begin as the champion, new videos added; afresh where there is none or one of another kind",
     )
+    warm_keep: float = Field(
+        0.5, gt=0, le=1, description="share of the champion's weights in such a beginning, the rest a fresh model's"
+    )
     warm_patience: int = Field(2, ge=1, description="patience of a run that begins as the champion")
 
     def settings(self, *, warm: bool = False) -> TrainSettings:

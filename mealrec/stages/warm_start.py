@@ -52,8 +52,13 @@ def _decide(config: RunConfig, tracker: Tracker, packed: Packed, settings: Model
         try:
             bundle = flavour.bundle_of(tracker, uri, Path(scratch))
             known = Recommender.load(bundle)
+            if _data_of(bundle) == packed.meta:  # who trains on them again compares settings, and wants nothing of it
+                warm.write(
+                    None, folder, {"afresh": f"champion version {champion.version} was trained on these very data"}
+                )
+                return
             earlier = warm.Earlier(known.model, known.video_ids, known.content, _protocol_of(bundle))
-            weights, kept = warm.carried(earlier, packed, settings, config.seed)
+            weights, kept = warm.carried(earlier, packed, settings, config.seed, config.train.warm_keep)
         except (BundleError, warm.NotAlike) as error:
             warm.write(None, folder, {"afresh": f"champion version {champion.version} is of another kind: {error}"})
             return
@@ -62,6 +67,11 @@ def _decide(config: RunConfig, tracker: Tracker, packed: Packed, settings: Model
 
 def _protocol_of(bundle: Path) -> Protocol:
     """What held out the data that a bundle was trained on."""
-    data = json.loads((bundle / "bundle.json").read_text()).get("data", {})
-    protocol: Protocol = data.get("protocol", "leave-one-out")
+    protocol: Protocol = _data_of(bundle).get("protocol", "leave-one-out")
     return protocol
+
+
+def _data_of(bundle: Path) -> dict[str, Any]:
+    """meta.json of the packed dataset that it was trained on."""
+    data: dict[str, Any] = json.loads((bundle / "bundle.json").read_text()).get("data", {})
+    return data

@@ -1,4 +1,6 @@
-"""An earlier model as the beginning of a new run: videos keep their trained IDs, new ones get fresh ones.
+"""An earlier model as the beginning of a new run: videos keep their trained IDs, new ones get fresh ones, and every weight is
+drawn towards that of a fresh model (Ash and Adams, On Warm-Starting Neural Network Training, 2020): one that was trained long
+ends a new day worse than a fresh one does (measured: benchmarks/LOG.md).
 
 Nothing held out leaks: under leave-one-out and under a temporal split what an earlier night trained on lies before what a later
 night holds out, as long as histories only grow and both nights hold out by the same protocol; another one is refused.
@@ -48,9 +50,11 @@ class Earlier(NamedTuple):
     protocol: Protocol
 
 
-def carried(earlier: Earlier, data: Packed, settings: ModelSettings, seed: int) -> tuple[dict[str, Tensor], int]:
-    """Weights of a model of `settings` over `data` that begin as the earlier one's, and how many videos keep their ID. Cost:
-    one pass over N x D. Raises NotAlike."""
+def carried(
+    earlier: Earlier, data: Packed, settings: ModelSettings, seed: int, keep: float
+) -> tuple[dict[str, Tensor], int]:
+    """Weights of a model of `settings` over `data` that begin as `keep` times the earlier one's and 1 - keep times a fresh
+    one's of this seed, and how many videos keep their ID. Cost: one pass over N x D. Raises NotAlike."""
     _check_settings(earlier.model.settings, settings)
     here = data.meta.get("protocol", "leave-one-out")
     if earlier.protocol != here:
@@ -60,10 +64,11 @@ def carried(earlier: Earlier, data: Packed, settings: ModelSettings, seed: int) 
     _check_features(earlier.content, data.content, rows)
     before = earlier.model.state_dict()
     torch.manual_seed(seed)
-    ids = MealRec(settings).state_dict()[IDS]
-    kept = torch.from_numpy(rows > 0)
+    fresh = MealRec(settings).state_dict()
+    kept, ids = torch.from_numpy(rows > 0), fresh[IDS].clone()
     ids[1:][kept] = before[IDS][torch.from_numpy(rows)[kept]]
-    return before | {IDS: ids}, int(kept.sum())
+    weights = {name: torch.lerp(fresh[name], old, keep) for name, old in (before | {IDS: ids}).items()}
+    return weights, int(kept.sum())
 
 
 def write(weights: dict[str, Tensor] | None, folder: Path, origin: dict[str, Any]) -> None:

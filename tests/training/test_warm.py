@@ -42,16 +42,28 @@ def test_videos_keep_their_ids_wherever_they_stand_now(yesterday: Earlier, tmp_p
     model = yesterday.model
     order = [int(n) + 1 for n in np.random.default_rng(0).permutation(30)]
     data = today(tmp_path / "today", order, new=2)
-    weights, kept = warm.carried(yesterday, data, settings_of(data), seed=3)
+    weights, kept = warm.carried(yesterday, data, settings_of(data), seed=3, keep=1.0)
     assert kept == 30
     assert torch.equal(weights["ids.weight"][1:31], model.ids.weight[torch.tensor(order)])
     assert bool((weights["ids.weight"][31:] != 0).any(1).all()), "new videos have fresh IDs"
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items() if k != warm.IDS)
 
 
+def test_weights_are_drawn_towards_those_of_a_fresh_model(yesterday: Earlier, packed: Packed, tmp_path: Path) -> None:
+    data = today(tmp_path / "today", list(range(1, 31)), new=2)
+    drawn, kept = warm.carried(yesterday, data, settings_of(data), seed=3, keep=0.25)
+    torch.manual_seed(3)
+    fresh, old = MealRec(settings_of(data)).state_dict(), yesterday.model.state_dict()
+    assert kept == 30 and torch.equal(drawn[warm.IDS][31:], fresh[warm.IDS][31:])
+    for held in (drawn, fresh):
+        held[warm.IDS] = held[warm.IDS][:31]
+    for name, tensor in old.items():
+        assert torch.allclose(drawn[name], 0.75 * fresh[name] + 0.25 * tensor, atol=1e-6), name
+
+
 def test_a_run_begins_both_stages_with_what_was_written(yesterday: Earlier, packed: Packed, tmp_path: Path) -> None:
     model = yesterday.model
-    weights, _ = warm.carried(yesterday, packed, settings_of(packed), seed=3)
+    weights, _ = warm.carried(yesterday, packed, settings_of(packed), seed=3, keep=1.0)
     warm.write(weights, tmp_path / "initial", {"champion": "7"})
     assert warm.origin_of(tmp_path / "initial") == {"champion": "7"}
     state = warm.begin(tmp_path / "initial", settings_of(packed), CONFIG)
@@ -64,13 +76,13 @@ def test_a_run_begins_both_stages_with_what_was_written(yesterday: Earlier, pack
 def test_another_kind_of_model_is_refused_by_name(yesterday: Earlier, packed: Packed) -> None:
     wider = dataclasses.replace(settings_of(packed), layers=3)
     with pytest.raises(warm.NotAlike, match="layers: 2 there, 3 here"):
-        warm.carried(yesterday, packed, wider, seed=3)
+        warm.carried(yesterday, packed, wider, seed=3, keep=1.0)
 
 
 def test_a_model_that_was_trained_on_what_is_held_out_now_is_refused(yesterday: Earlier, packed: Packed) -> None:
     other = yesterday._replace(protocol="temporal")
     with pytest.raises(warm.NotAlike, match="another protocol \\(temporal there, leave-one-out here\\)"):
-        warm.carried(other, packed, settings_of(packed), seed=3)
+        warm.carried(other, packed, settings_of(packed), seed=3, keep=1.0)
 
 
 def test_features_of_another_encoder_are_refused(yesterday: Earlier, tmp_path: Path) -> None:
@@ -78,14 +90,14 @@ def test_features_of_another_encoder_are_refused(yesterday: Earlier, tmp_path: P
     visual = np.load(data.root / "visual.npy")
     np.save(data.root / "visual.npy", np.random.default_rng(8).normal(size=visual.shape).astype(np.float16))
     with pytest.raises(warm.NotAlike, match="other visual features"):
-        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3)
+        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3, keep=1.0)
 
 
 def test_no_video_in_common_is_no_beginning(yesterday: Earlier, tmp_path: Path) -> None:
     data = today(tmp_path / "today", list(range(1, 31)), new=0)
     (data.root / "items.json").write_text(json.dumps([f"x{n}" for n in range(30)]))
     with pytest.raises(warm.NotAlike, match="no video in common"):
-        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3)
+        warm.carried(yesterday, Packed.open(data.root), settings_of(data), seed=3, keep=1.0)
 
 
 def test_videos_that_are_silent_on_both_days_do_not_look_like_another_encoder(packed: Packed, tmp_path: Path) -> None:
@@ -94,4 +106,4 @@ def test_videos_that_are_silent_on_both_days_do_not_look_like_another_encoder(pa
         np.save(folder / "audio.npy", np.zeros_like(np.load(folder / "audio.npy")))
     silent, data = Packed.open(packed.root), Packed.open(data.root)
     earlier = Earlier(MealRec(settings_of(silent)), silent.item_ids(), silent.content, "leave-one-out")
-    assert warm.carried(earlier, data, settings_of(data), seed=3)[1] == 30
+    assert warm.carried(earlier, data, settings_of(data), seed=3, keep=1.0)[1] == 30
