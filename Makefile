@@ -11,7 +11,7 @@ DIST := dist
 help:
 	@echo "make demo     set up, then run the whole pipeline on a simulated platform"
 	@echo "make test     set up, then lint, types, import rules and every test"
-	@echo "make night    two nights on real servers with every process killed once, and a cluster of three Ray nodes"
+	@echo "make night    what is killed, lost or taken away on real servers and clusters, minutes each (before a release)"
 	@echo "make fuzz     50,000 mutated videos through the decoder's child (half an hour)"
 	@echo "make broken   breaks the data plane in every way that the tests promise to notice, one at a time (an hour)"
 	@echo "make setup    the environment alone (.venv)"

@@ -37,6 +37,7 @@ def parts(config: RunConfig) -> list[Path]:
     return sorted((Path(config.lake) / FEATURES).glob("bucket=*/part-*.parquet"))
 
 
+@pytest.mark.night
 def test_a_killed_run_leaves_nothing_visible_and_its_finished_videos_are_not_done_again(
     make_landing: Callable[[list[dict[str, Any]]], Path], run_config: RunConfig, clips: Path, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_killed_helpers_of_ray_cost_no_video_and_not_the_run(config: RunConfig) 
     every_video_is_in_exactly_one_table(config)
 
 
+@pytest.mark.night
 @pytest.mark.parametrize("kind", ["raylet/raylet", "gcs/gcs_server"])
 def test_a_killed_node_or_head_leaves_nothing_visible_and_its_finished_videos_are_not_done_again(
     config: RunConfig, kind: str

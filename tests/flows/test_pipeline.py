@@ -244,6 +244,7 @@ def own_lake(world: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
     return Path(shutil.copytree(world[0], tmp_path / "lake"))
 
 
+@pytest.mark.night
 def test_a_failing_stage_fails_the_run_and_says_why(own_lake: Path) -> None:
     before = Lake(str(own_lake)).version(INTERACTIONS)
     arguments = command(own_lake, "sessionize.max_quarantine_share=0.001")
@@ -253,6 +254,7 @@ def test_a_failing_stage_fails_the_run_and_says_why(own_lake: Path) -> None:
     assert Lake(str(own_lake)).version(INTERACTIONS) == before and "mealrec.sequences:" not in done.stderr
 
 
+@pytest.mark.night
 def test_data_that_moved_stops_the_run_before_training(own_lake: Path) -> None:
     lake = Lake(str(own_lake))
     features = lake.read(FEATURES)
@@ -284,6 +286,7 @@ def test_an_added_day_costs_its_own_files_and_videos(own_lake: Path) -> None:
     assert len(Truth.load(landing).salience) == videos + 1
 
 
+@pytest.mark.night
 def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:
     lake, table = own_lake, Lake(str(own_lake))
     with _stopped_when_it_has_claimed("recommend", lake, "recommend.k=7") as process:

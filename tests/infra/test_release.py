@@ -81,6 +81,7 @@ def test_an_allowed_advisory_without_a_reason_is_refused(service: str, tmp_path:
     assert done.returncode == 2 and "allowed.txt:2: CVE-2026-0001 has no reason" in done.stderr
 
 
+@pytest.mark.night
 def test_the_bill_of_materials_names_our_direct_dependencies_with_their_pins(tmp_path: Path) -> None:
     # its own environment is made anew, and the project's is taken as it is
     folders = [f"BIN={Path(sys.executable).parent}", f"BOM={tmp_path}/bom", f"DIST={tmp_path}/dist"]

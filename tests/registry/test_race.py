@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 REFUSED = Decision(False, (Check("beats_markov", False, "does not beat markov"),))
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.night)])
+@pytest.mark.parametrize("rounds", [8, pytest.param(100, marks=pytest.mark.night)])
 def test_of_two_racing_promotions_one_wins_each_round_and_no_refused_version_is_ever_champion(
     tmp_path: Path, rounds: int
 ) -> None:

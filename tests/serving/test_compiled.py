@@ -39,7 +39,7 @@ def small(served_data: Packed, tmp_path: Path) -> Path:
     return bundle.write(model, served_data, tmp_path / "small")
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_a_champion_answers_as_it_is_until_it_is_compiled_and_alike_afterwards(
     registry: Registry, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

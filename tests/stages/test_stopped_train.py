@@ -21,7 +21,7 @@ from tests.trainable import tables
 from tests.training.killed_run import digest
 from tests.training.without_ray import ROOT, ends_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.night, pytest.mark.ray]
 
 
 @pytest.fixture

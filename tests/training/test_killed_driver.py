@@ -21,7 +21,7 @@ from tests.integration.servers import kill_tree, until
 from tests.training.killed_run import digest, settings_of
 from tests.training.without_ray import ROOT, ends_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.night, pytest.mark.ray]
 
 CONFIG = TrainConfig(workers=2, warmup_epochs=2, joint_epochs=1, batch_size=1, lr=5e-3, checkpoint_steps=10)
 DRIVER = (

@@ -19,7 +19,7 @@ from tests.training.killed_run import digest, settings_of
 from tests.training.without_ray import ends_of
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.night, pytest.mark.ray]
 
 # no checkpoint inside an epoch but the one that is asked for
 CONFIG = TrainConfig(workers=2, warmup_epochs=2, joint_epochs=1, batch_size=1, lr=5e-3, checkpoint_steps=0)
