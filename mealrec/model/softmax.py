@@ -21,6 +21,7 @@ from mealrec.model.precision import score_dtype
 
 CHUNK_BYTES = 16 << 20  # of scores held at a time on a CPU, which stay in its cache
 CHUNK_BYTES_GPU = 1 << 29
+ALIGNED = 16  # a row of scores is a multiple of: products into rows that begin anywhere take longer (benchmarks/LOG.md)
 FULL_SOFTMAX_UP_TO = 100_000
 
 
@@ -96,26 +97,27 @@ class _FullSoftmax(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, table: Tensor, target: Tensor) -> Tensor:
         of_states, of_table = ctx.needs_input_grad[:2]
         grad_states = torch.zeros_like(states) if of_states else None
-        grad_table = torch.zeros_like(table) if of_table else None
         loss = states.new_zeros(())
         dtype = score_dtype(states)
-        rows = chunk_rows(len(table) - 1, states.device, dtype)
-        scores = states.new_empty(min(rows, len(target)), len(table) - 1, dtype=dtype)
-        queries, candidates = states.to(dtype), table[1:].to(dtype)
+        queries, candidates = states.to(dtype), _aligned(table, dtype)
+        grad_table = torch.zeros_like(candidates, dtype=table.dtype) if of_table else None
+        rows = chunk_rows(len(candidates), states.device, dtype)
+        scores = states.new_empty(min(rows, len(target)), len(candidates), dtype=dtype)
         for at in range(0, len(target), rows):
             here = slice(at, at + rows)
             loss += _chunk(
                 queries[here],
                 candidates,
-                target[here] - 1,
+                len(table),
+                target[here],
                 scores,
                 None if grad_states is None else grad_states[here],
-                None if grad_table is None else grad_table[1:],
+                grad_table,
             )
         if grad_states is not None:
             grad_states -= table[target]
         if grad_table is not None:
-            grad_table.index_add_(0, target, states, alpha=-1)
+            grad_table = grad_table[: len(table)].index_add_(0, target, states, alpha=-1)
         ctx.save_for_backward(grad_states, grad_table)
         return loss
 
@@ -133,22 +135,32 @@ class _FullSoftmax(torch.autograd.Function):
 def chunk_rows(items: int, device: torch.device, dtype: torch.dtype) -> int:
     """Rows whose scores against `items` candidates are held at a time."""
     held = CHUNK_BYTES if device.type == "cpu" else CHUNK_BYTES_GPU
-    return max(held // dtype.itemsize // max(items, 1), 1)
+    rows = held // dtype.itemsize // max(items, 1)
+    return rows - rows % 32 if rows > 32 else max(rows, 1)
+
+
+def _aligned(table: Tensor, dtype: torch.dtype) -> Tensor:
+    """table [N + 1, D] as candidates [C, D], C a multiple of ALIGNED: zeros in place of the padding and after the last video."""
+    out = table.new_zeros(-(-len(table) // ALIGNED) * ALIGNED, table.shape[1], dtype=dtype)
+    out[1 : len(table)] = table[1:]
+    return out
 
 
 def _chunk(
     states: Tensor,
     candidates: Tensor,
+    end: int,
     target: Tensor,
     scores: Tensor,
     grad_states: Tensor | None,
     grad_candidates: Tensor | None,
 ) -> Tensor:
-    """Loss of some rows; `scores` is their workspace, of the same dtype as states [m, D] and candidates [N, D]. Adds the
-    expected candidate to grad_states and the rows' part to grad_candidates, which may be of a higher precision; what the
-    targets themselves subtract is left to the caller."""
+    """Loss of some rows against candidates [C, D], of which 1 to end - 1 are videos; `scores` is their workspace [m, C], of the
+    same dtype as states [m, D] and candidates. Adds the expected candidate to grad_states and the rows' part to
+    grad_candidates, which may be of a higher precision; what the targets themselves subtract is left to the caller."""
     scores = scores[: len(states)]
     torch.mm(states, candidates.T, out=scores)
+    scores[:, 0] = scores[:, end:] = -torch.inf
     torch.softmax(scores, 1, out=scores)
     own = scores.gather(1, target[:, None]).to(torch.promote_types(scores.dtype, torch.float32))
     if grad_states is not None:

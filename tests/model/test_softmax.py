@@ -41,10 +41,10 @@ def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch
     seen = []
 
     def spy(
-        states: torch.Tensor, candidates: torch.Tensor, target: torch.Tensor, scores: torch.Tensor, *grads: Any
+        states: torch.Tensor, candidates: torch.Tensor, end: int, target: torch.Tensor, scores: torch.Tensor, *grads: Any
     ) -> torch.Tensor:
-        seen.append((scores.numel(), len(target) * len(candidates)))
-        return plain(states, candidates, target, scores, *grads)
+        seen.append((scores.numel(), len(target) * (end - 1)))
+        return plain(states, candidates, end, target, scores, *grads)
 
     plain = softmax._chunk
     monkeypatch.setattr(softmax, "CHUNK_BYTES", 4 * 200)
@@ -67,6 +67,17 @@ def test_scores_in_bfloat16_give_the_loss_and_gradients_up_to_their_rounding(mon
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float32 and float((one - other).norm() / other.norm()) < 0.02
     assert float((found[1].sum(0) - wanted[1].sum(0)).norm() / wanted[1].norm()) < 0.02  # errors do not add up
+
+
+def test_neither_the_padding_nor_what_fills_a_row_up_is_a_candidate() -> None:
+    states, table, target = case(items=37)  # not a multiple of what rows are filled up to
+    with torch.no_grad():
+        table[0] = torch.nan
+    whole = F.cross_entropy(states @ table[1:].T, target - 1, reduction="sum")
+    found = full_loss(states, table, target)
+    assert torch.allclose(found, whole, rtol=1e-6)
+    of_states, of_table = torch.autograd.grad(found, (states, table))
+    assert of_table.shape == table.shape and torch.equal(of_table[0], torch.zeros(8)) and bool(of_states.isfinite().all())
 
 
 def test_a_loss_counts_with_the_weight_it_is_given_and_a_frozen_side_costs_no_gradient() -> None:
