@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mealrec.model.layers import project_unit
 from mealrec.model.settings import ModelSettings
@@ -38,10 +39,22 @@ class Fusion(nn.Module):
             title = torch.where(
                 has_text[:, None], project_unit(text.to(video.dtype), self.text.weight) + self.text.bias, title
             )
-        described: Tensor = self.content(torch.cat([video, title], -1))
+        first = self.content[0]
+        assert isinstance(first, nn.Linear)
+        described: Tensor = self.content[1:](_linear(first, video, title))
         return described
 
     def forward(self, ids: Tensor, described: Tensor, available: Tensor, log_popularity: Tensor) -> Tensor:
         """ids, described [n, D], available [n, 3], log_popularity [n] -> z [n, D]."""
-        facts = torch.cat([ids, described, available.to(ids.dtype), log_popularity[:, None]], -1)
-        return ids + torch.sigmoid(self.gate(facts)) * described
+        facts = torch.cat([available.to(ids.dtype), log_popularity[:, None]], -1)
+        return ids + torch.sigmoid(_linear(self.gate, ids, described, facts)) * described
+
+
+def _linear(layer: nn.Linear, *parts: Tensor) -> Tensor:
+    """layer([parts]), parts [n, d_i], without putting them together: a constant part, as the catalogue's pooled tokens are in
+    training, then costs no gradient."""
+    weights = torch.split(layer.weight, [part.shape[1] for part in parts], 1)
+    out = F.linear(parts[0], weights[0], layer.bias)
+    for part, weight in zip(parts[1:], weights[1:], strict=True):
+        out = torch.addmm(out, part, weight.T)
+    return out

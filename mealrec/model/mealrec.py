@@ -147,27 +147,30 @@ class MealRec(nn.Module):
         ids: Tensor,
         *,
         lost: Tensor | None = None,
+        held: Tensor | None = None,
         refined: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Encoded, Tensor]:
         """Videos `rows` [m] of content and scene (n distinct videos) as m (viewer, position) pairs see them, and the
-        conditions [m, D]. lost [m]: pairs whose ID is replaced by the null one. With personal "pooling" the denoiser runs
-        n times, in mode `item`, or not at all where `refined` [n, F, D] is given; otherwise m times."""
+        conditions [m, D]. lost [m]: pairs whose ID is replaced by the null one; held: the distinct of `rows`, where some of the
+        n videos are in no pair. With personal "pooling" the denoiser runs once for each video, in mode `item`, or not at all
+        where `refined` [n, F, D] is given; otherwise m times."""
         condition = self.conditions(users, ids, generator)
         if self.settings.personal == "denoiser":
             refined = None
         elif refined is not None:
             refined = refined[rows]
         else:
-            own = torch.zeros(scene.x.shape[0], ids.shape[-1], dtype=ids.dtype, device=ids.device)
-            own = own.index_copy(0, rows, ids.detach())  # any of a video's pairs: their IDs are the same
-            refined = self.refine(scene, self.conditions(None, own, generator))[rows]
+            some, at = (scene, rows) if held is None else (scene.rows(held), torch.searchsorted(held, rows))
+            own = torch.zeros(some.x.shape[0], ids.shape[-1], dtype=ids.dtype, device=ids.device)
+            own = own.index_copy(0, at, ids.detach())  # any of a video's pairs: their IDs are the same
+            refined = self.refine(some, self.conditions(None, own, generator)).index_select(0, at)
         popularity = content.log_popularity[rows]
         if lost is not None:
             ids = torch.where(lost[:, None], self.null_id, ids)
             popularity = torch.where(lost, 0.0, popularity)
-        held = content[rows] if self.settings.tcd == "mean" else content.facts(rows)
-        seen = self.encode(scene.rows(rows), held, ids, condition, refined=refined, log_popularity=popularity)
+        own_content = content[rows] if self.settings.tcd == "mean" else content.facts(rows)
+        seen = self.encode(scene.rows(rows), own_content, ids, condition, refined=refined, log_popularity=popularity)
         return seen, condition
 
     def described_plain(self, summary: Summary, text: Tensor, has_frames: Tensor, available: Tensor) -> Tensor:

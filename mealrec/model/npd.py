@@ -59,6 +59,18 @@ class PreferenceDenoiser(nn.Module):
     def forward(self, z: Tensor, before: Tensor, after: Tensor, mask: Tensor, told: Tensor | None = None) -> Recovered:
         """One blind step for items z, contexts before and after [B, L, D], mask [B, L]; told [B, KINDS + 1] only for a denoiser
         that was made to be told."""
+        newest = torch.zeros_like(mask)
+        newest[:, -1] = True
+        if self.told is not None:
+            told = (description(untouched(len(z), z.device)) if told is None else told)[:, None]
+        residual, noise = self.at(z, before, after, newest, told)
+        return Recovered(z + residual * mask[..., None], noise)
+
+    def at(
+        self, z: Tensor, before: Tensor, after: Tensor, newest: Tensor, told: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What is added to the items of any places z, before, after [..., D], newest [...] bool, told [..., KINDS + 1], and the
+        logits of the share of each that is noise [...]: no place looks at another."""
         features = self.norm(torch.cat([z, before, after, z * before, z * after], -1))
         root = self.width**0.5
         fits = [(z * context).sum(-1, keepdim=True) / root for context in (before, after)]
@@ -66,12 +78,10 @@ class PreferenceDenoiser(nn.Module):
         size = z.square().mean(-1, keepdim=True).add(1e-8).log()
         hidden = self.level(torch.cat([features, *fits, size], -1))
         if self.told is not None:
-            told = description(untouched(len(z), z.device)) if told is None else told
-            hidden = hidden + self.told(told)[:, None]
+            hidden = hidden + self.told(told)
         noise = self.noise(self.drop(F.gelu(hidden)))[..., 0]
-        share = torch.cat([torch.sigmoid(noise[:, :-1]), NEWEST * torch.sigmoid(noise[:, -1:])], 1) * mask
-        residual = share[..., None] * self.residual(torch.cat([z, before, after], -1))
-        return Recovered(z + residual, noise)
+        share = torch.sigmoid(noise) * torch.where(newest, NEWEST, 1.0)
+        return share[..., None] * self.residual(torch.cat([z, before, after], -1)), noise
 
 
 class StateDenoiser(nn.Module):

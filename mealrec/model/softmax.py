@@ -140,7 +140,7 @@ def chunk_rows(items: int, device: torch.device, dtype: torch.dtype) -> int:
 
 
 def _aligned(table: Tensor, dtype: torch.dtype) -> Tensor:
-    """table [N + 1, D] as candidates [C, D], C a multiple of ALIGNED: zeros in place of the padding and after the last video."""
+    """table [N + 1, D] as candidates [C, D], C a multiple of ALIGNED: zeros for the padding and after the last video."""
     out = table.new_zeros(-(-len(table) // ALIGNED) * ALIGNED, table.shape[1], dtype=dtype)
     out[1 : len(table)] = table[1:]
     return out

@@ -30,7 +30,7 @@ class Scene(NamedTuple):
     position: Tensor
 
     def rows(self, index: Tensor) -> Scene:
-        return Scene(*(part[index] for part in self))
+        return Scene(*(part.index_select(0, index) for part in self))
 
 
 class Denoiser(nn.Module):

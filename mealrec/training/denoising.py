@@ -97,16 +97,18 @@ def before_backbone(
 ) -> Recovery:
     """Losses of a denoiser before the backbone. It reads items on both sides, so the newest place alone is trained."""
     assert isinstance(model.npd, PreferenceDenoiser)
-    told = description(drawn) if model.settings.npd == "told" else None
     z, mask = noisy.z.detach(), noisy.mask
     before, after = model.contexts(z, mask)
-    found = model.npd(z, before, after, mask, told)
     newest = torch.zeros_like(mask)
     newest[:, -1] = True
+    told = description(drawn)[mask.nonzero()[:, 0]] if model.settings.npd == "told" else None
+    residual, level = model.npd.at(
+        z[mask], before[mask], after[mask], newest[mask], told
+    )  # a third of all places is padding
     trained = newest & _trainable(noisy, clean)
     backbone = {name: p.detach() for name, p in model.backbone.named_parameters()}
-    states = functional_call(model.backbone, backbone, (found.z, mask))
-    noise = F.binary_cross_entropy_with_logits(found.noise[mask], noisy.noise[mask])
+    states = functional_call(model.backbone, backbone, (z + spread(residual, mask), mask))
+    noise = F.binary_cross_entropy_with_logits(level, noisy.noise[mask])
     return _recovery(model, states, vectors.detach(), seen, clean, noisy, trained, candidates)._replace(noise=noise)
 
 

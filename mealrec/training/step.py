@@ -253,7 +253,9 @@ def _encode_history(
         plain = _plain_vectors(model, inputs, rows, ids)
     users = model.users_before(spread(plain, mask), mask)[mask]
     lost = _lost(model, len(rows), rng, history.device)
-    encoded, condition = model.encode_history(content, scene, rows, users, ids, lost=lost, generator=rng)
+    encoded, condition = model.encode_history(
+        content, scene, rows, users, ids, lost=lost, held=torch.unique(rows), generator=rng
+    )
     clean = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
     if drawn is None:
         return clean, clean.z

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mealrec.data.packed import Packed
 from mealrec.model.content import AUDIO, TEXT, Content
+from mealrec.model.corruption import KINDS
 from mealrec.model.inference import catalogue_tokens, describe_range, preference
 from mealrec.model.layers import AttentionLayer, key_mask, project_unit, rms_norm
 from mealrec.model.mealrec import History, MealRec
-from mealrec.model.npd import StateDenoiser, running_mean
+from mealrec.model.npd import NEWEST, PreferenceDenoiser, StateDenoiser, running_mean
 from mealrec.model.settings import ModelSettings
 from tests.conftest import write_packed
 
@@ -41,6 +42,27 @@ def encoded(model: MealRec, content: Content) -> tuple[Tensor, Tensor]:
     ids = torch.zeros(n, 16)
     out = model.encode(model.scene(content), content, ids, model.conditions(None, ids))
     return out.z, out.salience
+
+
+@pytest.mark.parametrize("npd", ["blind", "told"])
+@torch.no_grad()
+def test_a_denoiser_at_some_places_gives_what_it_gives_in_the_whole_history(packed: Packed, npd: str) -> None:
+    model = model_of(packed, npd=npd).eval()
+    assert isinstance(model.npd, PreferenceDenoiser)
+    rng = torch.Generator().manual_seed(0)
+    z, before, after = torch.randn(3, 2, 5, 16, generator=rng)
+    mask = torch.tensor([[False, False, True, True, True], [True] * 5])
+    told = torch.rand(2, KINDS + 1, generator=rng) if npd == "told" else None
+    whole = model.npd(z, before, after, mask, told)
+    newest = torch.zeros_like(mask)
+    newest[:, -1] = True
+    here = None if told is None else told[mask.nonzero()[:, 0]]
+    residual, noise = model.npd.at(z[mask], before[mask], after[mask], newest[mask], here)
+    assert torch.allclose(whole.z[mask], z[mask] + residual, atol=1e-6) and float(residual.abs().max()) > 0
+    assert torch.allclose(whole.noise[mask], noise, atol=1e-6)
+    assert torch.equal(whole.z[~mask], z[~mask])
+    older, _ = model.npd.at(z[mask], before[mask], after[mask], torch.zeros_like(newest[mask]), here)
+    assert torch.allclose(residual, torch.where(newest[mask][:, None], NEWEST, 1.0) * older)
 
 
 @pytest.mark.parametrize("npd", ["blind", "told", "state"])

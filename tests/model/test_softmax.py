@@ -41,7 +41,12 @@ def test_no_chunk_holds_more_scores_than_allowed(monkeypatch: pytest.MonkeyPatch
     seen = []
 
     def spy(
-        states: torch.Tensor, candidates: torch.Tensor, end: int, target: torch.Tensor, scores: torch.Tensor, *grads: Any
+        states: torch.Tensor,
+        candidates: torch.Tensor,
+        end: int,
+        target: torch.Tensor,
+        scores: torch.Tensor,
+        *grads: Any,
     ) -> torch.Tensor:
         seen.append((scores.numel(), len(target) * (end - 1)))
         return plain(states, candidates, end, target, scores, *grads)
@@ -77,7 +82,9 @@ def test_neither_the_padding_nor_what_fills_a_row_up_is_a_candidate() -> None:
     found = full_loss(states, table, target)
     assert torch.allclose(found, whole, rtol=1e-6)
     of_states, of_table = torch.autograd.grad(found, (states, table))
-    assert of_table.shape == table.shape and torch.equal(of_table[0], torch.zeros(8)) and bool(of_states.isfinite().all())
+    assert (
+        of_table.shape == table.shape and torch.equal(of_table[0], torch.zeros(8)) and bool(of_states.isfinite().all())
+    )
 
 
 def test_a_loss_counts_with_the_weight_it_is_given_and_a_frozen_side_costs_no_gradient() -> None:

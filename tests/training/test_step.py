@@ -58,6 +58,22 @@ def test_modalities_are_lost_by_the_viewers_drawn_for_it_and_at_their_level(pack
     assert torch.equal(clean, stripped)
 
 
+def test_only_what_somebody_watched_before_is_refined(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, refined = model_of(packed), inputs_of(packed), []
+    model.settings = replace(model.settings, personal="pooling")
+    monkeypatch.setattr(model, "refine", lambda scene, condition: refined.append(len(condition)) or scene.x)
+    scene = model.scene(inputs.content)
+    clean, _ = step._encode_history(model, inputs, scene, torch.Generator().manual_seed(1), None)
+    watched = torch.unique(HISTORY[HISTORY > 0])
+    assert refined == [len(watched)] and len(watched) < len(inputs.videos)
+    rows = torch.searchsorted(inputs.videos, HISTORY[HISTORY > 0])
+    again, _ = model.encode_history(  # nothing is drawn: as if every video were refined, and then only these
+        inputs.content, scene, rows, torch.zeros(len(rows), 16), torch.zeros(len(rows), 16), held=torch.unique(rows)
+    )
+    whole, _ = model.encode_history(inputs.content, scene, rows, torch.zeros(len(rows), 16), torch.zeros(len(rows), 16))
+    assert torch.equal(again.z, whole.z) and clean.z.shape == (*HISTORY.shape, 16)
+
+
 def test_each_poorer_video_loses_its_pictures_or_its_sound(packed: Packed) -> None:
     content = packed.content.gather(torch.arange(6, 30))
     poorer = step._poorer(content, torch.Generator().manual_seed(1))
