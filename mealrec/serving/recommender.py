@@ -58,7 +58,7 @@ class Preferred(NamedTuple):
 
 
 class Recommender:
-    """A loaded model. Memory: the weights and N x (2 D + F); frames and tokens stay mapped on disk.
+    """A loaded model. Memory: the weights, IDs among them, and N x (3 D + 2 F); frames and tokens stay mapped on disk.
 
     lookup: where videos are looked up, exact unless it is exchanged. viewers: what was encoded of viewers before. whole: the
     model's pass over one viewer's window as native code, once there is one (compiled.py)."""
