@@ -113,7 +113,7 @@ class TrainConfig(Settings):
     max_failures: int = Field(2, ge=0)
     warm_start: bool = Field(
         False,
-        description="begin as the champion, new videos added; afresh where there is none, one of another kind, or one of the same data",
+        description="begin as the champion, new videos added; afresh where there is none, another kind's or the same data's",
     )
     warm_keep: float = Field(
         0.5, gt=0, le=1, description="share of the champion's weights in such a beginning, the rest a fresh model's"
