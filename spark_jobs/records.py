@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,18 +18,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json as pajson
-import pyarrow.parquet as pq
 
 from mealrec.config import ColumnRule
 from mealrec.schema import EVENT_COLUMNS
-from mealrec.sources.identifiers import as_text
-from spark_jobs.values import NUMBERS, TEXTS, bytes_of, clock, integers, is_text, texts
+from spark_jobs.values import NUMBERS, TEXTS, Mask, Typed, clock, integers, texts
 
 BLOCK_BYTES = 4 * 2**20
 BATCH_ROWS = 65_536
+CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
+ODD_NUMBERS = re.compile(rb"[:\[,\s](-?Inf|-NaN)[,\]}\s]")  # numbers for Arrow, and for nobody else
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)  # of a gzipped file
 
 
@@ -61,31 +61,37 @@ class Part:
 
 
 class Columns:
-    """Where our fields stand in a log, by the rules of source.columns."""
+    """Where our fields stand in a log, by the rules of source.columns. theirs: of fields that are read, the log's own name."""
 
     def __init__(self, rules: Mapping[str, ColumnRule]) -> None:
         self.rules = {name: rules.get(name, ColumnRule()) for name in EVENT_COLUMNS}
-        self.theirs = {name: rule.name or name for name, rule in self.rules.items()}
+        read = {name: rule for name, rule in self.rules.items() if rule.constant is None and not rule.from_content}
+        self.theirs = {name: rule.name or name for name, rule in read.items()}
 
-    def record(self, found: Mapping[str, pa.Array], payload: pa.Array, lines: pa.Array) -> pa.RecordBatch:
-        """RECORD from the columns that a file has, by the log's own names."""
+    def twice(self, names: Sequence[str]) -> str:
+        """Which of a file's columns we'd read, but it has several of: none is known to be the one."""
+        return ", ".join(sorted(name for name in set(self.theirs.values()) if names.count(name) > 1))
+
+    def record(
+        self,
+        found: Mapping[str, pa.Array],
+        payload: pa.Array,
+        lines: pa.Array,
+        nested: Mapping[str, Mask] | None = None,
+    ) -> pa.RecordBatch:
+        """RECORD from the columns that a file has, by the log's own names. nested: where a column holds what is of the wrong
+        type however it reads: objects and lists as their JSON, text that is none."""
         rows, out = len(lines), {}
-        wrong: dict[str, npt.NDArray[np.bool_]] = {}
+        wrong: dict[str, Mask] = {}
         for name, rule in self.rules.items():
-            column = found.get(self.theirs[name], pa.nulls(rows, pa.string()))
+            theirs = self.theirs.get(name)
+            column = pa.nulls(rows, pa.string()) if theirs not in found else found[theirs]
             if rule.constant is not None:
                 column = pa.repeat(pa.scalar(rule.constant), rows)
-            if name in TEXTS:
-                values, bad = texts(column)
-                values = _renamed(values, rule.values) if rule.values else values
-                target = name
-            elif name == "timestamp":
-                (values, bad), target = clock(column, rule.unit), "timestamp_ms"
-            else:
-                (values, bad), target = integers(column, rule.unit), name
-            out[target] = values
-            if bad is not None:
-                wrong[name] = np.asarray(bad)
+            values, bad = _typed(name, column, rule)
+            out["timestamp_ms" if name == "timestamp" else name] = values
+            if masks := [np.asarray(mask) for mask in (bad, (nested or {}).get(theirs)) if mask is not None]:
+                wrong[name] = np.logical_or.reduce(masks)
         out["wrong"] = _named(wrong, rows)
         out |= {"broken": pa.nulls(rows, pa.string()), "payload": payload, "line": lines}
         return pa.RecordBatch.from_arrays([out[name] for name in RECORD.names], schema=RECORD)
@@ -97,7 +103,9 @@ def records(part: Part, columns: Columns, max_line_bytes: int) -> Iterator[pa.Re
     name = part.path.removesuffix(".gz")
     try:
         if name.endswith(".parquet"):
-            yield from _parquet(part, columns)
+            from spark_jobs.parquet_records import parquet_records
+
+            yield from parquet_records(part, columns)
         elif name.endswith(".csv"):
             from spark_jobs.csv_records import csv_records
 
@@ -201,9 +209,9 @@ def _strict(
         return None
     if max(map(len, lines)) > max_line_bytes:
         return None
-    fields = [(columns.theirs[name], pa.string()) for name in TEXTS if name in columns.theirs]
-    fields += [(columns.theirs[name], pa.int64()) for name in ("timestamp", "watch_ms", "duration_ms")]
-    schema = pa.schema(dict(fields))
+    if (b"Inf" in block or b"-NaN" in block) and ODD_NUMBERS.search(block):
+        return None
+    schema = pa.schema({theirs: pa.string() if n in TEXTS else pa.int64() for n, theirs in columns.theirs.items()})
     try:
         payload = pa.array(lines, pa.binary()).cast(pa.string())  # fails where it is not UTF-8
         table = pajson.read_json(
@@ -240,85 +248,46 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
             bad.append((number, text, "the line is not a JSON object in UTF-8"))
         else:
             good.append((number, text, record))
-    names = set(columns.theirs.values())
-    found = {n: pa.array([_scalar(r.get(n)) for _, _, r in good], pa.string()) for n in names}
-    batch = columns.record(
-        found, pa.array([t for _, t, _ in good], pa.string()), pa.array([n for n, _, _ in good], pa.int64())
-    )
+    found: dict[str, pa.Array] = {}
+    nested: dict[str, Mask] = {}
+    for name in set(columns.theirs.values()):
+        texts, odd = _texts([record.get(name) for _, _, record in good])
+        found[name] = pa.array(texts, pa.string())
+        if odd:
+            nested[name] = np.isin(np.arange(len(good)), odd)
+    payload, numbers = [text for _, text, _ in good], [number for number, _, _ in good]
+    batch = columns.record(found, pa.array(payload, pa.string()), pa.array(numbers, pa.int64()), nested)
     return pa.concat_batches([batch, broken(bad)]) if bad else batch
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
+        found = json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=CONSTANTS.get)
     except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
         return None
     return found if isinstance(found, dict) else None
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _texts(values: Sequence[Any]) -> tuple[list[str | None], list[int]]:
+    """Values of a field of JSON as text, and which of them are none: objects and lists, text with half a character."""
+    out, odd = list(values), []
+    for at, value in enumerate(values):
+        if value is None or (isinstance(value, str) and value.isascii()):
+            continue
+        out[at] = value.encode("utf-8", "replace").decode() if isinstance(value, str) else json.dumps(value)
+        if out[at] != value and not isinstance(value, bool):
+            odd.append(at)
+    return out, odd
 
 
-def _scalar(value: Any) -> str | None:
-    """An object or list as its JSON: no identifier and no number looks so, it is told apart by its first character."""
-    if value is None or isinstance(value, str):
-        return value if value is None else value.encode("utf-8", "replace").decode()  # lone surrogates are no text
-    return json.dumps(value)
-
-
-def _parquet(part: Part, columns: Columns) -> Iterator[pa.RecordBatch]:
-    number = part.first
-    for batch in _batches(part, columns):
-        found = {name: _plain(batch.column(name)) for name in batch.schema.names}
-        lines = pa.array(range(number, number + batch.num_rows), pa.int64())
-        yield columns.record(found, pa.nulls(batch.num_rows, pa.string()), lines)
-        number += batch.num_rows
-
-
-def _batches(part: Part, columns: Columns) -> Iterator[pa.RecordBatch]:
-    """Our columns as they are in the file. Raises Damaged; what one value does to us later is not the file's damage."""
-    try:
-        with pq.ParquetFile(part.path) as file:
-            ours = list(dict.fromkeys(columns.theirs.values()))  # those that the file lacks are left out
-            groups = list(range(part.start, min(part.end, file.num_row_groups)))
-            yield from file.iter_batches(BATCH_ROWS, row_groups=groups, columns=ours)
-    except pa.ArrowException as error:
-        raise Damaged(str(error)) from error
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    """Without dictionaries and with UUIDs as text; nested values, and text that is not UTF-8, as the text that makes them a
-    wrong type."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if isinstance(column.type, pa.UuidType):
-        return as_text(column)
-    if pa.types.is_nested(column.type):
-        return pa.array([None if v is None else json.dumps(v, default=str) for v in column.to_pylist()], pa.string())
-    if is_text(column.type):
-        return _utf8(column)
-    return column
-
-
-def _utf8(column: pa.Array) -> pa.Array:
-    """Parquet's readers trust the writer that text is UTF-8."""
-    raw = bytes_of(column.cast(pa.string()))
-    if not len(raw) or raw.max() < 0x80:
-        return column
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return pa.array([None if v is None else _decoded(v) for v in column.cast(pa.binary()).to_pylist()], pa.string())
-    return column
-
-
-def _decoded(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return json.dumps([value.decode("utf-8", "replace")])
+def _typed(name: str, column: pa.Array, rule: ColumnRule) -> Typed:
+    if name == "timestamp":
+        return clock(column, rule.unit)
+    if name not in TEXTS:
+        return integers(column, rule.unit)
+    values, bad = texts(column)
+    return (_renamed(values, rule.values) if rule.values else values), bad
 
 
 def _renamed(column: pa.Array, values: Mapping[str, str]) -> pa.Array:
@@ -327,7 +296,7 @@ def _renamed(column: pa.Array, values: Mapping[str, str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(coded.indices, pa.array(names, pa.string())).dictionary_decode()
 
 
-def _named(wrong: Mapping[str, npt.NDArray[np.bool_]], rows: int) -> pa.Array:
+def _named(wrong: Mapping[str, Mask], rows: int) -> pa.Array:
     """Of each row the names of its wrong fields, null where there are none."""
     if not wrong:
         return pa.nulls(rows, pa.string())

@@ -20,27 +20,23 @@ IDENTIFIERS = ("event_id", "user_id", "video_id")
 PLAIN = r"^\s*-?\d{1,18}\s*$"
 NUMBER = re.compile(r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$")
 ISO_WITH_ZONE = re.compile(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}:?\d{2})$")
+NO_NUMBER = ("", "nan")  # nothing was said
 UNIT_MS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
 LARGEST = 2**63 - 1
 Typed = tuple[pa.Array, pa.Array | None]  # values, and where they could not be read (None: nowhere)
+Mask = npt.NDArray[np.bool_]
 
 
 def texts(column: pa.Array) -> Typed:
-    """Text; numbers as they are written, whole ones without a point. Objects, lists, times and bytes are wrong, whatever they
-    hold."""
+    """Text; numbers as they are written, whole ones without a point. Times and bytes are wrong, whatever they hold."""
     kind = column.type
     if not is_text(kind):
         if _is_bytes(kind) or pa.types.is_temporal(kind):
             return pa.nulls(len(column), pa.string()), pc.is_valid(column)
         return as_text(column), None
-    column = column.cast(pa.string())
-    raw = bytes_of(column)
-    if not ((raw == ord("[")) | (raw == ord("{"))).any():  # a pass over bytes costs a tenth of one over values
-        return column, None
-    nested = pc.match_substring_regex(column, r"^\s*[\[{]")
-    return column, pc.fill_null(nested, False) if pc.any(nested).as_py() else None
+    return column.cast(pa.string()), None
 
 
 def bytes_of(column: pa.Array) -> npt.NDArray[np.uint8]:
@@ -103,7 +99,7 @@ def _scaled(column: pa.Array, unit: str) -> Typed:
     values = np.asarray(column.fill_null(0))
     valid = np.asarray(column.is_valid())
     if unit == "s":
-        fits = np.abs(values) < LARGEST // 1000
+        fits = (values > -LARGEST // 1000) & (values < LARGEST // 1000)  # the least of 64 bits has no absolute value
         wrong = valid & ~fits
         return pa.array(np.where(fits, values, 0) * 1000, mask=~valid | wrong), pa.array(wrong) if wrong.any() else None
     return pa.array(values // (1000 if unit == "us" else 1_000_000), mask=~valid), None
@@ -111,7 +107,7 @@ def _scaled(column: pa.Array, unit: str) -> Typed:
 
 def _from_floats(column: pa.Array, unit: str) -> Typed:
     values = np.asarray(column.fill_null(np.nan)) * float(UNIT_MS[unit])
-    valid = np.asarray(column.is_valid())
+    valid = ~np.isnan(values)  # as pandas writes a null
     fits = np.isfinite(values) & (np.abs(values) < 2.0**63)
     wrong = valid & ~fits
     whole = np.trunc(np.where(fits, values, 0)).astype(np.int64)
@@ -130,7 +126,7 @@ def _from_texts(column: pa.Array, unit: str, otherwise: Callable[[str], int | No
     for at, text in zip(odd.tolist(), column.take(pa.array(odd)).to_pylist(), strict=True):
         number = _from_number(text.strip(), unit)
         number = otherwise(text.strip()) if number is None else number
-        found[at], bad[at] = number, number is None and text.strip() != ""
+        found[at], bad[at] = number, number is None and text.strip().lower() not in NO_NUMBER
     return pa.array(found, pa.int64()), pa.array(bad) if bad.any() else None
 
 

@@ -16,7 +16,7 @@ from mealrec.sources.landing import Landing, locate
 from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
 
-FORM = 3  # of the tables: a newer form is made anew as a whole
+FORM = 4  # of the tables: a newer form is made anew as a whole
 OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
 
 log = logging.getLogger("mealrec.sessionize")

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mealrec.config import ColumnRule
 from mealrec.sources.landing import Landing, SourceError, day_in
@@ -21,6 +23,7 @@ from spark_jobs import records as forms
 from spark_jobs import units
 from spark_jobs.records import Columns, blocks, records
 from spark_jobs.units import lines_in, parts_of
+from spark_jobs.values import integers
 from tests.spark_jobs.test_transforms import event
 
 ROWS = [event(n, user_id=f"u{n}", device=None if n % 3 else "web") for n in range(50)]
@@ -191,7 +194,7 @@ def test_damage_is_told_with_its_line_and_the_rest_is_read(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "line", ['{"a": 1}{"a": 2}', '{"event_id": "x"', "[1]", '{"event_id": NaN}', '"x"', "{'a': 1}", "\x00"]
+    "line", ['{"a": 1}{"a": 2}', '{"event_id": "x"', "[1]", '{"event_id": Inf}', '"x"', "{'a': 1}", "\x00"]
 )
 def test_one_bad_line_in_a_block_is_one_bad_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(ROWS[:5]) + line.encode() + b"\n\r\n" + as_jsonl(ROWS[5:9]))
@@ -208,6 +211,116 @@ def test_a_line_is_good_or_bad_whatever_its_neighbours_are(tmp_path: Path) -> No
         found = sorted(read(tmp_path / f"{name}.jsonl"), key=lambda r: r["line"])
         assert (found[0]["device"], found[0]["broken"]) == ("a\ufffdb", None), name
         assert [r["broken"] for r in found[1:]] == ["the line is not a JSON object in UTF-8"] * bool(more)
+
+
+TOKENS = (
+    '"u1"',
+    '""',
+    '"\\u00e9"',
+    '"\\ud800"',
+    '"\\u0000"',
+    '"{x}"',
+    '" [x"',
+    '"NaN, "',
+    '"a, Inf, b"',
+    "null",
+    "true",
+    "7",
+    "-0",
+    "1.5",
+)
+TOKENS += (
+    "12.0",
+    "1e3",
+    "9223372036854775808",
+    "NaN",
+    "-NaN",
+    "Infinity",
+    "-Infinity",
+    "Inf",
+    "{}",
+    '{"a": NaN}',
+    "[1, Inf]",
+)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from((*ROWS[0], "more")), st.sampled_from(TOKENS)), max_size=9),
+        min_size=1,
+        max_size=2,
+    )
+)
+@example([[("more", "Inf")]])
+@example([[("more", "[1, -NaN]")]])
+def test_arrow_reads_of_json_what_is_read_line_by_line(some: list[list[tuple[str, str]]]) -> None:
+    """Else a record would be good or bad by its neighbours, which send their block the one way or the other."""
+    lines = ["{" + ", ".join(f'"{name}": {value}' for name, value in pairs) + "}" for pairs in some]
+    raw = [line.encode() for line in lines]
+    quickly = forms._strict(b"\n".join([*raw, b""]), raw, 1, Columns({}), 2**20)
+    if quickly is not None:
+        assert quickly.to_pylist() == forms._lenient(raw, 1, Columns({}), 2**20).to_pylist()
+
+
+def test_a_number_that_is_none_is_a_null_and_costs_no_block_its_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pandas and Python's json write it; in a field that nobody asked for it costs nothing at all."""
+    monkeypatch.setattr(forms, "BLOCK_BYTES", 1000)
+    rows = [event(n, user_id=f"u{n}", score=float("nan"), title="Infinite, Info") for n in range(500)]
+    rows[250] |= {"watch_ms": float("nan"), "duration_ms": float("inf"), "device": float("nan"), "title": float("-inf")}
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows))
+    slowly, lenient = [], forms._lenient
+    monkeypatch.setattr(forms, "_lenient", lambda lines, *rest: (slowly.append(len(lines)), lenient(lines, *rest))[1])
+    found = read(tmp_path / "a.jsonl")
+    assert [r["user_id"] for r in found] == [f"u{n}" for n in range(500)] and not any(r["broken"] for r in found)
+    assert (found[250]["watch_ms"], found[250]["device"], found[250]["wrong"]) == (None, None, "duration_ms")
+    assert [r["wrong"] for r in found if r["wrong"]] == ["duration_ms"] and 0 < sum(slowly) < 20
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    """What replaces it would be one viewer for all of them."""
+    users = ["\\ud800", "\\udfff", "a\\ud800b", "\\ud83d\\ude00"]
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"event_id": "e", "user_id": "{user}"}}\n' for user in users))
+    assert [r["wrong"] for r in read(tmp_path / "a.jsonl")] == ["user_id", "user_id", "user_id", None]
+
+
+def test_text_may_begin_like_an_object_or_a_list(tmp_path: Path) -> None:
+    rows = [event(1, event_id="{0190c1f2-7b1e}", device="[iOS]"), event(2, event_id={"a": 1}, device=["iOS"])]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows[:1]))
+    (tmp_path / "b.jsonl").write_bytes(as_jsonl(rows))
+    (tmp_path / "a.csv").write_bytes(as_csv(rows[:1], list(rows[0])))
+    pq.write_table(pa.Table.from_pylist(rows[:1]), tmp_path / "a.parquet")
+    pq.write_table(pa.Table.from_pylist(rows[1:]), tmp_path / "b.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path)
+        whole = [(r["event_id"], r["device"]) for r in found if r["wrong"] is None]
+        assert whole == ([] if path.name == "b.parquet" else [("{0190c1f2-7b1e}", "[iOS]")]), path.name
+        assert [r["wrong"] for r in found if r["wrong"]] == ["event_id, device"] * (path.stem == "b"), path.name
+
+
+def test_a_number_that_is_none_is_a_null_in_parquet_too(tmp_path: Path) -> None:
+    """As pandas writes a null of a column of numbers."""
+    values = pa.array([900.0, float("nan"), None, float("inf")])
+    table = pa.Table.from_pylist(ROWS[:4]).set_column(5, "watch_ms", values)
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_bytes(
+        as_csv(
+            [row | {"watch_ms": w} for row, w in zip(ROWS, ("900.0", "NaN", "", "inf"), strict=False)], list(ROWS[0])
+        )
+    )
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path)
+        assert [r["watch_ms"] for r in found] == [900, None, None, None], path.name
+        assert [r["wrong"] for r in found] == [None, None, None, "watch_ms"], path.name
+
+
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_the_least_whole_number_is_no_time_in_seconds(unit: str) -> None:
+    values, wrong = integers(pa.array([-(2**63), 5, None]), unit)
+    bad = unit == "s"
+    assert values.to_pylist() == [None if bad else -(2**63), 5000 if bad else 5, None]
+    assert (wrong.to_pylist() if wrong is not None else None) == ([True, False, False] if bad else None)
 
 
 def test_a_byte_order_mark_costs_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
