@@ -2,11 +2,14 @@
 
 Blocks whose lines are their records go through Arrow's parser. What it takes exception to, and blocks with line ends or quotes
 within quotes, are read record by record, which takes several times as long. Memory: one block.
+
+A quote that nobody closes, or closes amid a cell, costs the line that it is in: the lines after it are read again.
 """
 
 from __future__ import annotations
 
 import csv
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -19,7 +22,8 @@ from spark_jobs import records as forms
 if TYPE_CHECKING:
     from spark_jobs.records import Columns
 
-NEVER_PLAIN = (b"\0", "\ufffd".encode(), b"\n\n", b"\n\r\n")  # in a block whose lines are its records
+NEVER_PLAIN = (b"\n\n", b"\n\r\n")  # in a block whose lines are its records
+NOT_UTF8 = "the record is not UTF-8 text"
 QUOTE, COMMA, LINE_END = b'",\n'
 
 
@@ -38,15 +42,17 @@ def csv_records(file: BinaryIO, columns: Columns, max_line_bytes: int) -> Iterat
 
 
 class _Lines:
-    """Lines for csv.reader, and blocks of whole lines. number: of the line that was taken last; raw: text of the record that is
-    being read; odd: what is wrong with it."""
+    """Lines for csv.reader, and blocks of whole lines. number: of the line that was taken last; raw, texts: lines of the record
+    that is being read; odd: what is wrong with it; damage: what ended the file."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self.chunks, self.limit = forms.chunks(file, None), limit
         self.held, self.at = b"", 0
         self.number, self.taken = 0, 0  # lines, bytes
-        self.raw: list[str] = []
+        self.raw: list[bytes] = []
+        self.texts: list[str] = []
         self.odd = ""
+        self.damage: Exception | None = None
 
     def block(self) -> bytes:
         """All whole lines that are held, a chunk more where there are none; they are not taken yet."""
@@ -60,33 +66,65 @@ class _Lines:
     def begin(self) -> None:
         """A record begins."""
         self.raw.clear()
+        self.texts.clear()
         self.odd = ""
 
+    def keep_first(self) -> None:
+        """The record is its first line alone: the others are taken next."""
+        later = b"".join(self.raw[1:])
+        start = self.at - len(later)
+        if start >= 0 and self.held.startswith(later, start):
+            self.at = start
+        else:
+            self.held, self.at = later + self.held[self.at :], 0
+        self.taken, self.number = self.taken - len(later), self.number - len(self.raw) + 1
+        del self.raw[1:], self.texts[1:]
+
     def __iter__(self) -> Iterator[str]:
-        while line := self._line(self.limit + 1):
-            if len(line) > self.limit and not line.endswith(b"\n"):
-                self.odd = f"oversize: the line is longer than {self.limit} bytes"
-                while (rest := self._line(2**20)) and not rest.endswith(b"\n"):
-                    pass
-                line = line[: self.limit].replace(b'"', b"") + b"\n"
-            text = line.decode("utf-8" if self.number else "utf-8-sig", "replace")
-            self.number += 1
-            if "\ufffd" in text:
-                self.odd = self.odd or "the record is not UTF-8 text"
-            self.raw.append(text)
-            yield text.replace("\0", "\ufffd")
+        return self
+
+    def __next__(self) -> str:
+        line = self._line(self.limit + 1)
+        if not line:
+            raise StopIteration
+        if self.number == 0:
+            line = line.removeprefix(BOM_UTF8)
+        self.number += 1
+        if len(line) > self.limit and not line.endswith(b"\n"):
+            self.odd = f"oversize: the line is longer than {self.limit} bytes"
+            while (rest := self._line(2**20)) and not rest.endswith(b"\n"):
+                pass
+            self.raw.append(line + b"\n")  # still too long
+            line = line[: self.limit].replace(b'"', b"") + b"\n"
+        else:
+            self.raw.append(line)
+        self.texts.append(self._decoded(line))
+        return self.texts[-1]
+
+    def _decoded(self, line: bytes) -> str:
+        try:
+            return line.decode()
+        except UnicodeDecodeError:
+            self.odd = self.odd or NOT_UTF8
+            return line.decode("utf-8", "replace")
 
     def _line(self, most: int) -> bytes:
-        """Up to the next line end, but no more than so many bytes; empty at the end of the file."""
+        """Up to the next line end, but no more than so many bytes; empty at the end, and for a line that damage cut off."""
         while True:
             end = self.held.find(b"\n", self.at, self.at + most) + 1 or min(self.at + most, len(self.held))
             line = self.held[self.at : end]
             if line.endswith(b"\n") or len(line) == most or not self._hold_more():
-                self.at, self.taken = end, self.taken + len(line)
-                return line
+                break
+        if self.damage is not None and not line.endswith(b"\n"):
+            return b""
+        self.at, self.taken = end, self.taken + len(line)
+        return line
 
     def _hold_more(self) -> bool:
-        data = next(self.chunks, b"")
+        try:
+            data = next(self.chunks, b"")
+        except forms.DAMAGE as error:
+            data, self.damage = b"", error
         self.held, self.at = self.held[self.at :] + data, 0
         return bool(data)
 
@@ -95,7 +133,7 @@ class _OneByOne:
     """Records by csv.reader. header: names of the columns, once they were read."""
 
     def __init__(self, lines: _Lines, columns: Columns) -> None:
-        self.lines, self.columns, self.reader = lines, columns, csv.reader(lines)
+        self.lines, self.columns, self.reader = lines, columns, csv.reader(lines, strict=True)
         self.header: list[str] = []
         self.is_over = False
 
@@ -108,22 +146,13 @@ class _OneByOne:
         while not self.is_over:
             number = self.lines.number + 1
             self.lines.begin()
-            try:
-                row = next(self.reader, None)
-                fault = self.lines.odd
-            except csv.Error as error:
-                row, fault = [], f"not CSV: {error}"
-            except forms.DAMAGE as error:
-                yield from self._batches(cells, places, bad)
-                raise error
-            text = "".join(self.lines.raw).rstrip("\r\n")
+            row, fault = self._row()
+            text = "".join(self.lines.texts).rstrip("\r\n")
             if row is None:
                 self.is_over = True
-            elif not self.header and row and not fault:
-                self.header = [name.strip() for name in row]
-                if len(set(self.header)) != len(self.header):
-                    names = ",".join(self.header)
-                    bad.append((number, text, f"a column is named twice in the header {names}: the file is left out"))
+            elif not self.header and (row or fault):
+                if fault := self._begun(row, fault):
+                    bad.append((number, text, f"{fault}: the file is left out"))
                     self.is_over = True
             elif fault := fault or self._fault(row):
                 bad.append((number, text, fault))
@@ -136,6 +165,31 @@ class _OneByOne:
             if self.lines.taken - start >= size:
                 break
         yield from self._batches(cells, places, bad)
+        if self.is_over and self.lines.damage is not None:
+            raise self.lines.damage
+
+    def _row(self) -> tuple[list[str] | None, str]:
+        """Cells of the next record, None at the end, and what is wrong with it. Where its quotes are, nobody knows its end: it
+        is one line, and the next begins a record."""
+        self.lines.begin()
+        try:
+            return next(self.reader, None), self.lines.odd
+        except csv.Error as error:
+            self.lines.keep_first()
+            return [], f"not CSV: {error}"
+
+    def _begun(self, row: list[str], fault: str) -> str:
+        """Takes the header, or says why it can't be."""
+        header = [name.strip() for name in row]
+        if fault == NOT_UTF8:  # what is not ours may be called anything
+            theirs = set(self.columns.theirs.values()) - set(header)
+            garbled = {_ascii(name) for name in header if not name.isascii()}
+            ours = sorted(name for name in theirs if not name.isascii() and _ascii(name) in garbled)
+            fault = f"the header is not UTF-8 text, and {', '.join(ours)} may be in it" if ours else ""
+        if not fault and (twice := self.columns.twice(header)):
+            fault = f"there are several columns {twice}"
+        self.header = [] if fault else header
+        return fault
 
     def _fault(self, row: list[str]) -> str:
         if row and len(row) != len(self.header):
@@ -192,6 +246,10 @@ def _plain(block: bytes, header: list[str], first: int, columns: Columns, max_li
         return None
     found = {name: forms.whole(table[name]) for name in wanted}
     return columns.record(found, payload, pa.array(range(first, first + len(lines)), pa.int64()))
+
+
+def _ascii(name: str) -> str:
+    return name.encode("ascii", "ignore").decode()
 
 
 def _is_quoted_plainly(block: bytes) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spark_jobs import csv_records
 from spark_jobs import records as forms
@@ -42,6 +46,8 @@ ODD = (
     'a"b"',
     '"a"b',
     ' "a"',
+    '"web',
+    '"web,',
     '"a" ',
     'a"',
     "\ufffd",
@@ -147,3 +153,141 @@ def test_a_damaged_file_gives_the_records_before_the_damage(tmp_path: Path) -> N
 def by_line(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Bad records come after the good ones of their batch."""
     return sorted(rows, key=lambda row: row["line"])
+
+
+def is_record(text: str) -> bool:
+    """Whether csv alone takes lines for a record whose quotes are in order."""
+    try:
+        return len(list(csv.reader(io.StringIO(text, newline=""), strict=True))) == 1
+    except csv.Error:
+        return False
+
+
+def by_the_rule(lines: list[str]) -> list[tuple[int, str, bool]]:
+    """(line, text, whether its quotes are in order) of each record: the fewest lines that are one, or the first line."""
+    out, at = [], 0
+    while at < len(lines):
+        size = next((n for n in range(1, len(lines) - at + 1) if is_record("".join(lines[at : at + n]))), 0)
+        out.append((at + 2, "".join(lines[at : at + (size or 1)]).rstrip("\n"), size > 0))
+        at += size or 1
+    return out
+
+
+@pytest.mark.parametrize("block_bytes", [50, 2**20])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_stray_quote_costs_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool, block_bytes: int
+) -> None:
+    monkeypatch.setattr(forms, "BLOCK_BYTES", block_bytes)
+    path = tmp_path / ("a.csv.gz" if zipped else "a.csv")
+    for last in (
+        ["web", '"web', "web", "web", '"tv"', "web"],
+        ["web", '"web', "web"],
+        ["web", "web", '"web'],
+        ['"a"b', "web"],
+    ):
+        text = HEADER + "".join(f"1,u{n},e{n},,5,{cell}\n" for n, cell in enumerate(last))
+        path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
+        found = by_line(read(path))
+        odd = next(n for n, cell in enumerate(last) if cell in ('"web', '"a"b'))
+        assert [r["line"] for r in found] == [n + 2 for n in range(len(last))]
+        assert [r["event_id"] for r in found] == [None if n == odd else f"e{n}" for n in range(len(last))]
+        assert (
+            found[odd]["broken"].startswith("not CSV: ") and found[odd]["payload"] == f"1,u{odd},e{odd},,5,{last[odd]}"
+        )
+        assert {r["device"] for r in found} <= {None, "web", "tv"}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 5), st.sampled_from(['"web', '"two\nlines"', '""', '"a ""word"""', "x", '"', 'a"', '"a"b'])
+        ),
+        max_size=9,
+    ),
+    st.sampled_from([30, 100, 2**20]),
+)
+def test_every_line_is_in_one_record_or_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: list[tuple[int, str]], block_bytes: int
+) -> None:
+    monkeypatch.setattr(forms, "BLOCK_BYTES", block_bytes)
+    rows = [["1", f"u{n}", f"e{n}", "n", "5", "web"] for n in range(len(some))]
+    for row, (at, cell) in zip(rows, some, strict=True):
+        row[at] = cell
+    text = "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "a.csv").write_text(HEADER + text)
+    found = by_line(read(tmp_path / "a.csv"))
+    told = [(r["line"], r["payload"], not (r["broken"] or "").startswith("not CSV")) for r in found]
+    assert told == by_the_rule(text.splitlines(keepends=True))
+
+
+def test_a_quote_far_from_the_next_one_costs_its_own_line(tmp_path: Path) -> None:
+    """Whatever lies between them, long lines and a block's end too; and reading on is not slow for long."""
+    rows = [f"1,u{n},e{n},,5,web\n" for n in range(40_000)]
+    rows[100], rows[200], rows[30_000] = '1,"u,e,,5,web\n', f"1,u,e,{'x' * 3000},5,web\n", '1,u,e,,5,"web\n'
+    (tmp_path / "a.csv").write_text(HEADER + "".join(rows))
+    found = by_line(read(tmp_path / "a.csv", limit=2000))
+    assert [r["line"] for r in found] == list(range(2, 40_002))
+    assert {r["line"]: r["broken"][:8] for r in found if r["broken"]} == {
+        102: "not CSV:",
+        202: "oversize",
+        30_002: "not CSV:",
+    }
+
+
+def test_of_a_damaged_file_no_line_is_lost_to_a_quote_or_taken_by_half(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    rows = [f"{n},u{rng.random()},e{n},,5,{'x' * (n % 7)}\n" for n in range(5000)]
+    rows[3000] = '1,"u,e3000,,5,web\n'
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress((HEADER + "".join(rows)).encode())[:-4000])
+    *found, last = read(tmp_path / "a.csv.gz")
+    found = by_line(found)
+    assert len(found) > 3500 and "damaged from here on" in last["broken"]
+    assert [(r["line"], r["payload"] + "\n") for r in found] == [
+        (n + 2, row) for n, row in enumerate(rows[: len(found)])
+    ]
+    assert [r["line"] for r in found if r["broken"]] == [3002]
+
+
+def test_characters_cost_nothing_that_are_none_elsewhere(tmp_path: Path) -> None:
+    """U+FFFD and U+0000 are characters like others, as in JSON; bytes that are no text are told."""
+    users = [b"a\xef\xbf\xbdb", b"a\0b", b"ab", b"a\xffb"]
+    (tmp_path / "a.csv").write_bytes(HEADER.encode() + b"".join(b"1,%s,e,,5,web\n" % user for user in users))
+    found = by_line(read(tmp_path / "a.csv"))
+    assert [r["user_id"] for r in found] == ["a\ufffdb", "a\0b", "ab", None]
+    assert [r["broken"] for r in found] == [None] * 3 + ["the record is not UTF-8 text"]
+
+
+ROW = b"1,u1,e1,n,5,web\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "rules", "fault"),
+    [
+        (b"timestamp,user_id,event_id,pr\xe9f,watch_ms,device\n", {}, None),
+        (
+            b"timestamp,user_id,event_id,pr\xe9f,watch_ms,device\n",
+            {"video_id": "pr\u00e9f"},
+            "not UTF-8 text, and pr\u00e9f may",
+        ),
+        (b"timestamp,user_id,event_id,pr\xe9f,watch_ms,watch_ms\n", {}, "several columns watch_ms"),
+        ("timestamp,user_id,event_id,pr\u00e9f,watch_ms,device\n".encode(), {"video_id": "pr\u00e9f"}, None),
+        (b"timestamp,user_id,event_id,,watch_ms,\n", {}, None),
+        (b"timestamp,user_id,event_id,note,watch_ms,note\n", {}, None),
+        (b"timestamp,user_id,event_id,user_id,watch_ms,device\n", {}, "several columns user_id"),
+        (b"timestamp,user_id,event_id,user_id,watch_ms,device\n", {"user_id": {"constant": "u1"}}, None),
+        (b'timestamp,user_id,event_id,"note,watch_ms,device\n', {}, "not CSV"),
+        (b"timestamp,user_id,event_id," + b"x" * 3000 + b",watch_ms,device\n", {}, "oversize"),
+    ],
+)
+def test_a_header_that_can_not_be_ours_leaves_out_its_file_and_no_record_takes_its_place(
+    tmp_path: Path, header: bytes, rules: dict[str, Any], fault: str | None
+) -> None:
+    (tmp_path / "a.csv").write_bytes(header + ROW * 3)
+    found = read(tmp_path / "a.csv", rules, limit=2000)
+    if fault is None:
+        assert [(r["line"], r["event_id"], r["user_id"]) for r in found] == [(n, "e1", "u1") for n in (2, 3, 4)]
+    else:
+        assert [r["line"] for r in found] == [1] and fault in found[0]["broken"]
+        assert found[0]["broken"].endswith(": the file is left out")
