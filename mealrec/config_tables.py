@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +12,15 @@ from mealrec.config_operations import Bounds, Settings
 
 SourceKind = Literal["simulated", "ninerec", "microlens", "recbole", "kuairec", "kuairand", "landing"]
 EventField = Literal["event_id", "user_id", "video_id", "event_type", "timestamp", "watch_ms", "duration_ms", "device"]
+TIMES = ("timestamp", "watch_ms", "duration_ms")
+# of a column rule's options: the fields that they apply to, and those that say nothing beside them
+APPLIES_TO = {
+    "unit": TIMES,
+    "zone": ("timestamp",),
+    "values": tuple(name for name in get_args(EventField) if name not in TIMES),
+    "from_content": ("event_id",),
+}
+REPLACES = {"constant": ("name", "values"), "from_content": ("name", "values", "constant")}
 VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 
 
@@ -19,6 +29,11 @@ class ColumnRule(Settings):
 
     name: str | None = Field(None, min_length=1, description="the log's own name of the field; None: ours")
     unit: Literal["s", "ms", "us", "ns"] = Field("ms", description="of timestamp, watch_ms and duration_ms")
+    zone: str | None = Field(
+        None,
+        description="of timestamp: the IANA zone of times that come without one, such as Europe/Berlin; None: they are of the "
+        "wrong type. Of an hour that clocks show twice the first counts; a time that they skip is of the wrong type",
+    )
     values: dict[str, str] = Field({}, description="the log's values to ours, such as play to view; others stay")
     constant: str | None = Field(None, min_length=1, description="the same value for every row, such as view")
     from_content: bool = Field(
@@ -29,6 +44,18 @@ class ColumnRule(Settings):
     @classmethod
     def _text_is_a_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("zone")
+    @classmethod
+    def _is_a_zone(cls, value: str | None) -> str | None:
+        try:
+            return value and ZoneInfo(value).key
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: a folder of zones
+            raise ValueError("no time zone that is known here; write it as Europe/Berlin or UTC") from None
+
+    def said(self) -> set[str]:
+        """The options that differ from their defaults."""
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
 
 
 class SourceConfig(Settings):
@@ -56,6 +83,19 @@ class SourceConfig(Settings):
     @classmethod
     def _is_a_day(cls, value: str | None) -> str | None:
         return None if value is None else date.fromisoformat(value).isoformat()
+
+    @field_validator("columns")
+    @classmethod
+    def _options_apply(cls, value: dict[EventField, ColumnRule]) -> dict[EventField, ColumnRule]:
+        for field, rule in value.items():
+            said = rule.said()
+            for option, fields in APPLIES_TO.items():
+                if option in said and field not in fields:
+                    raise ValueError(f"{field}.{option} means nothing: it applies to {', '.join(fields)}")
+            for option, others in REPLACES.items():
+                if option in said and (beside := sorted(said & set(others))):
+                    raise ValueError(f"{field}.{beside[0]} means nothing beside {field}.{option}")
+        return value
 
     @model_validator(mode="after")
     def _directory_is_given_where_needed(self) -> SourceConfig:

@@ -283,7 +283,7 @@ def _texts(values: Sequence[Any]) -> tuple[list[str | None], list[int]]:
 
 def _typed(name: str, column: pa.Array, rule: ColumnRule) -> Typed:
     if name == "timestamp":
-        return clock(column, rule.unit)
+        return clock(column, rule.unit, rule.zone)
     if name not in TEXTS:
         return integers(column, rule.unit)
     values, bad = texts(column)

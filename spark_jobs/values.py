@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,9 @@ NUMBERS = ("timestamp_ms", "watch_ms", "duration_ms")
 IDENTIFIERS = ("event_id", "user_id", "video_id")
 PLAIN = r"^\s*-?\d{1,18}\s*$"
 NUMBER = re.compile(r"^-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,2})?$")
-ISO_WITH_ZONE = re.compile(r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?(Z|[+-]\d{2}:?\d{2})$")
+ISO = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}([.,]\d+)?)?"
+ISO_WITH_ZONE = re.compile(ISO + r"(Z|[+-]\d{2}:?\d{2})$")
+ISO_WITHOUT = re.compile(ISO + r"$")
 NO_NUMBER = ("", "nan")  # nothing was said
 UNIT_MS = {"s": Decimal(1000), "ms": Decimal(1), "us": Decimal("0.001"), "ns": Decimal("0.000001")}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -56,15 +60,27 @@ def integers(column: pa.Array, unit: str) -> Typed:
     return _numbers(column, unit, lambda text: None)
 
 
-def clock(column: pa.Array, unit: str) -> Typed:
-    """UTC milliseconds of a number (epoch, in `unit`), ISO 8601 text with a zone, or a timestamp column with a zone."""
+def clock(column: pa.Array, unit: str, zone: str | None = None) -> Typed:
+    """UTC milliseconds of a number (epoch, in `unit`), ISO 8601 text with a zone, or a timestamp column with a zone.
+
+    Text and columns without one are local time of `zone`: the first where clocks show it twice, wrong where they skip it. With
+    no zone given they are wrong."""
     if pa.types.is_timestamp(column.type):
-        if column.type.tz is None:  # whose midnight is it?
+        if column.type.tz is None and zone is None:  # whose midnight is it?
             return pa.nulls(len(column), pa.int64()), pc.is_valid(column)
         # in local time there are hours that come twice, and Arrow stops at them
         utc = pc.floor_temporal(column.cast(pa.timestamp(column.type.unit, "UTC")), unit="millisecond")
-        return utc.cast(pa.timestamp("ms", "UTC"), safe=False).cast(pa.int64()), None
-    return _numbers(column, unit, _from_iso)
+        whole = utc.cast(pa.timestamp("ms", "UTC"), safe=False)
+        return (whole.cast(pa.int64()), None) if column.type.tz is not None else _from_local(whole, zone)
+    return _numbers(column, unit, partial(_from_iso, None if zone is None else ZoneInfo(zone)))
+
+
+def _from_local(column: pa.Array, zone: str | None) -> Typed:
+    """column: what the clocks of the zone show, as if it were UTC, in milliseconds."""
+    shown = column.cast(pa.timestamp("ms"))
+    utc = pc.assume_timezone(shown, zone, ambiguous="earliest", nonexistent="earliest")
+    skipped = pc.fill_null(pc.not_equal(pc.local_timestamp(utc), shown), False)
+    return pc.if_else(skipped, None, utc.cast(pa.int64())), skipped if pc.any(skipped).as_py() else None
 
 
 def _numbers(column: pa.Array, unit: str, otherwise: Callable[[str], int | None]) -> Typed:
@@ -140,10 +156,15 @@ def _from_number(text: str, unit: str) -> int | None:
     return value if abs(value) <= LARGEST else None
 
 
-def _from_iso(text: str) -> int | None:
-    if not ISO_WITH_ZONE.match(text):
+def _from_iso(zone: ZoneInfo | None, text: str) -> int | None:
+    if not ISO_WITH_ZONE.match(text) and (zone is None or not ISO_WITHOUT.match(text)):
         return None
     try:
-        return (datetime.fromisoformat(text) - EPOCH) // MILLISECOND
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            shown, time = time, time.replace(tzinfo=zone).astimezone(UTC)
+            if time.astimezone(zone).replace(tzinfo=None) != shown:
+                return None
+        return (time - EPOCH) // MILLISECOND
     except (ValueError, OverflowError):
         return None

@@ -34,6 +34,28 @@ def test_an_unknown_key_names_the_valid_ones_at_its_place() -> None:
         ("train.lr", "write key=value"),
         ("evaluate.ks=[5,20]", "with 10 among them"),
         ("registry.gate_metric=mrr", "ndcg@10"),
+        (
+            'source.columns={"timestamp": {"zone": "Europe/Bern"}}',
+            "timestamp.zone: .*Europe/Berlin or UTC.*got 'Europe/Bern'",
+        ),
+        ('source.columns={"timestamp": {"zone": "Europe"}}', "no time zone"),
+        ('source.columns={"timestamp": {"zone": "../UTC"}}', "no time zone"),
+        ('source.columns={"device": {"zone": "UTC"}}', r"device\.zone means nothing: it applies to timestamp"),
+        ('source.columns={"user_id": {"unit": "s"}}', "applies to timestamp, watch_ms, duration_ms"),
+        (
+            'source.columns={"watch_ms": {"values": {"a": "b"}}}',
+            "applies to event_id, user_id, video_id, event_type, device",
+        ),
+        ('source.columns={"user_id": {"from_content": true}}', "applies to event_id"),
+        (
+            'source.columns={"event_id": {"name": "id", "from_content": true}}',
+            "event_id.name means nothing beside event_id.from_",
+        ),
+        ('source.columns={"event_id": {"constant": "x", "from_content": true}}', "constant means nothing beside"),
+        (
+            'source.columns={"device": {"constant": "x", "values": {"x": "y"}}}',
+            "values means nothing beside device.constant",
+        ),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_right(setting: str, words: str) -> None:
@@ -77,3 +99,11 @@ def test_a_digest_depends_on_content_alone_and_is_the_same_in_another_process() 
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert digest("x", config.train, {"a": 2, "b": 1}) == other
     assert digest("x", override(config, ["train.lr=0.5"]).train) != digest("x", config.train)
+
+
+def test_columns_may_be_written_out_with_every_option() -> None:
+    """As `mealrec presets` prints them."""
+    short = {"user_id": "uid", "timestamp": {"zone": "Europe/Berlin", "unit": "s"}, "event_id": {"from_content": True}}
+    config = RunConfig.model_validate({"source": {"columns": short}})
+    assert config.source.columns["timestamp"].zone == "Europe/Berlin"
+    assert RunConfig.model_validate(json.loads(config.model_dump_json())) == config

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -175,6 +176,18 @@ def test_a_log_of_other_names_units_and_words_fits_by_config(tmp_path: Path) -> 
     (tmp_path / "a.csv").write_bytes(as_csv(theirs, list(theirs[0])))
     for path in sorted(tmp_path.iterdir()):
         assert fields(read(path, rules)) == [(None, "7", "x", "view", 1_767_600_000_000, 1500, None, "tv")], path.name
+
+
+def test_a_log_without_zones_fits_by_config(tmp_path: Path) -> None:
+    theirs = [{"event_id": "e", "when": "2026-01-05 10:00:00"}]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(theirs))
+    (tmp_path / "a.csv").write_bytes(as_csv(theirs, list(theirs[0])))
+    times = pa.array([datetime(2026, 1, 5, 10)], pa.timestamp("us"))
+    pq.write_table(pa.table({"event_id": ["e"], "when": times}), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        for rule, expected in (({}, (None, "timestamp")), ({"zone": "Asia/Tokyo"}, (1_767_574_800_000, None))):
+            (found,) = read(path, {"timestamp": {"name": "when"} | rule})
+            assert (found["timestamp_ms"], found["wrong"]) == expected, path.name
 
 
 def test_damage_is_told_with_its_line_and_the_rest_is_read(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hmac
 import json
 import random
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,41 @@ def test_a_column_of_timestamps_is_read_in_utc_or_not_at_all(column: pa.Array, e
     assert values.to_pylist() == [expected] and (wrong is not None and wrong.to_pylist() == [True]) == (
         expected is None
     )
+
+
+@pytest.mark.parametrize(
+    ("shown", "zone", "expected"),
+    [
+        ("2026-01-05 10:00:00", "Europe/Berlin", "2026-01-05T09:00Z"),
+        ("2026-07-05T10:00:00.123999", "Europe/Berlin", "2026-07-05T08:00:00.123Z"),
+        ("2026-10-25 01:59:59", "Europe/Berlin", "2026-10-24T23:59:59Z"),
+        ("2026-10-25 02:30:00", "Europe/Berlin", "2026-10-25T00:30Z"),  # shown twice: the first
+        ("2026-10-25 03:00:00", "Europe/Berlin", "2026-10-25T02:00Z"),
+        ("2026-03-29 01:59:59.999", "Europe/Berlin", "2026-03-29T00:59:59.999Z"),
+        ("2026-03-29 02:00:00", "Europe/Berlin", None),  # skipped
+        ("2026-03-29 02:59:59.999", "Europe/Berlin", None),
+        ("2026-03-29 03:00:00", "Europe/Berlin", "2026-03-29T01:00Z"),
+        ("2026-11-01 01:30:00", "America/New_York", "2026-11-01T05:30Z"),
+        ("2026-01-05 10:00:00", "Asia/Kolkata", "2026-01-05T04:30Z"),
+        ("1969-12-31 23:59:59.9999", "UTC", "1969-12-31T23:59:59.999Z"),
+        ("2026-01-05 10:00:00", None, None),
+    ],
+)
+def test_a_time_without_a_zone_is_of_the_zone_that_the_settings_name(
+    shown: str, zone: str | None, expected: str | None
+) -> None:
+    """In a column of timestamps and in text the same; what names its zone itself needs none."""
+    from spark_jobs.values import clock
+
+    ms = None if expected is None else round(datetime.fromisoformat(expected).timestamp() * 1000)
+    for column in (
+        pa.array([datetime.fromisoformat(shown), None], pa.timestamp("us")),
+        pa.array([shown, None, "2026-01-05T10:00:00+02:00", "1767600000000"]),
+    ):
+        values, wrong = clock(column, "ms", zone)
+        assert values.to_pylist()[:2] == [ms, None], column.type
+        assert values.to_pylist()[2:] == [1_767_600_000_000] * (len(column) - 2)
+        assert (wrong is not None and wrong.to_pylist() == [True] + [False] * (len(column) - 1)) == (ms is None)
 
 
 def test_events_without_an_id_get_one_from_what_they_say(tmp_path: Path) -> None:
