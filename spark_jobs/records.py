@@ -23,6 +23,7 @@ import pyarrow.json as pajson
 
 from mealrec.config import ColumnRule
 from mealrec.schema import EVENT_COLUMNS
+from mealrec.sources.identifiers import of_number
 from spark_jobs.values import NUMBERS, TEXTS, Mask, Typed, clock, integers, texts
 
 BLOCK_BYTES = 4 * 2**20
@@ -263,7 +264,7 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
         # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(line.decode(), parse_int=str, parse_float=str, parse_constant=CONSTANTS.get)
+        found = json.loads(line.decode(), parse_int=str, parse_float=of_number, parse_constant=CONSTANTS.get)
     except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
         return None
     return found if isinstance(found, dict) else None

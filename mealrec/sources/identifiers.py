@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 WHOLE = 2.0**53  # floats below it hold every whole number
+WHOLE_TEXT = r"^(0|-?[1-9][0-9]{0,14}|-?[1-8][0-9]{15})\.0$"  # all of these are below it
 
 Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 
@@ -24,3 +26,13 @@ def as_text(column: Column) -> Column:
     is_whole = pc.and_(pc.equal(pc.trunc(numbers), numbers), pc.less(pc.abs(numbers), WHOLE))
     whole = pc.if_else(is_whole, numbers, None).cast(pa.int64()).cast(pa.string())
     return pc.coalesce(whole, pc.if_else(pc.is_nan(numbers), None, column.cast(pa.string())))
+
+
+def of_number(text: str) -> str:
+    """A number of JSON as an integer column would give it: 12345.0 is 12345. Others stay as they are written."""
+    return re.sub(WHOLE_TEXT, r"\1", text)
+
+
+def of_cells(column: Column) -> Column:
+    """Cells of a CSV, which does not tell numbers from text: what is written like a whole number's float is the number."""
+    return pc.replace_substring_regex(column, WHOLE_TEXT, r"\1")

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from mealrec.config import RunConfig, digest
 from mealrec.lake import Lake
 from mealrec.schema import CATALOGUE_COLUMNS
-from mealrec.sources.identifiers import as_text
+from mealrec.sources.identifiers import as_text, of_cells
 
 EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 SERVED = "served-"  # what the name of a file of the endpoint's journal begins with
@@ -176,5 +176,7 @@ def _read(path: Path) -> pa.Table:
         options = pacsv.ConvertOptions(
             column_types=CATALOGUE_SCHEMA, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
         )
-        return pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
+        table = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
+        at = table.schema.get_field_index("video_id")
+        return table if at < 0 else table.set_column(at, "video_id", of_cells(table["video_id"]))
     return pajson.read_json(path, parse_options=pajson.ParseOptions(explicit_schema=CATALOGUE_SCHEMA))

@@ -132,6 +132,33 @@ def test_whole_numbers_that_became_floats_are_the_ids_that_they_were(tmp_path: P
     ]
 
 
+WHOLE = [
+    *(12_345.0, 0.0, -7.0, 999_999_999_999_999.0, 8_999_999_999_999_999.0, 0.5, 1.05),
+    *(100.0, 10.25, 2.0**60, 1e22),
+]
+
+
+def test_whole_numbers_with_a_point_are_the_same_ids_in_every_format(tmp_path: Path) -> None:
+    """As pandas writes a column of ids with a null in it. What JSON and Parquet say is text stays as it is."""
+    rows = [event(n, user_id=number, device="1.0") for n, number in enumerate(WHOLE)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows))
+    (tmp_path / "a.csv").write_bytes(as_csv(rows, list(rows[0])))
+    expected = ["12345", "0", "-7", "999999999999999", "8999999999999999", "0.5", "1.05", "100", "10.25"]
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path)
+        assert [r["user_id"] for r in found][:9] == expected, path.name
+        assert {r["device"] for r in found} == {"1" if path.name == "a.csv" else "1.0"}, path.name
+
+
+def test_the_catalogue_names_a_video_as_events_do(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.csv").write_text("title,video_id\n7.0,12345.0\n,v1.0\n")
+    assert Landing(tmp_path).catalogue().select(["video_id", "title"]).to_pylist() == [
+        {"video_id": "12345", "title": "7.0"},
+        {"video_id": "v1.0", "title": None},
+    ]
+
+
 def test_fractions_and_what_a_float_can_not_tell_apart_stay_as_they_are_written(tmp_path: Path) -> None:
     ids = pa.array([0.5, 2.0**60, float("inf")])
     pq.write_table(pa.Table.from_pylist(ROWS[:3]).set_column(1, "user_id", ids), tmp_path / "a.parquet")
