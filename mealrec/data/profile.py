@@ -4,6 +4,9 @@ Read as a stream over Arrow's own readers in the stage's process: a Spark sessio
 nothing here needs a shuffle. Session lengths come from the rows' places, rows of a viewer from the smallest hashes
 (mealrec.data.histograms), null counts from the files' footers. Cost: one pass over eight columns of `interactions` and a few
 of the others, one footer a file; the last week and the days since are read again. Memory: counters, one integer a video.
+
+A day that has only begun says nothing about a whole one: its events count among all, but neither in the last week nor as new
+until it is over.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +29,7 @@ from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, PROFILES, QUARANTINE, 
 
 Kind = Literal["count", "share", "classes", "time"]
 Part = Literal["whole", "week", "recent"]
+Hours = npt.NDArray[np.int64]  # 24
 PROFILED = (INTERACTIONS, QUARANTINE, ITEMS, SEQUENCES, FEATURES)
 COLUMNS = (
     "user_id",
@@ -39,6 +44,8 @@ COLUMNS = (
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 GOOD = "(good)"
 WEEK = 7
+UNSURE = 2  # days at the end that may not be over: the one that has begun, and one that clocks ahead of it reach into
+ENOUGH = 0.005  # of a day's events: fewer may be of clocks that are wrong
 
 
 @dataclass(frozen=True)
@@ -54,19 +61,22 @@ class Measured:
 
 
 def measure(lake: Lake, versions: Mapping[str, int], known: str | None) -> list[Measured]:
-    """known: the last UTC day that the accepted profile knew. Events of later days are counted by themselves as well, because
-    one night is little among all, and so are the last WEEK days with events, for the next night to stand beside."""
+    """known: the last UTC day that was over in the accepted profile. Later days that are over are counted by themselves as
+    well, because one night is little among all, and so are the last WEEK days, for the next night to stand beside."""
     files = {table: lake.files(table, versions[table]) for table in PROFILED}
     days = sorted({_day(path) for path in files[INTERACTIONS]})
-    parts: dict[Part, list[str]] = {"whole": days, "week": days[-WEEK:]}
+    ended = over(_hours(lake, versions[INTERACTIONS], days[-WEEK - UNSURE :]))
+    complete = [day for day in days if ended and day <= ended[-1]]
+    parts: dict[Part, list[str]] = {"whole": days, "week": complete[-WEEK:]}
     if known is not None:
-        parts["recent"] = [day for day in days if day > known]
+        parts["recent"] = [day for day in complete if day > known]
     out: list[Measured] = []
     for part, chosen in parts.items():
         if chosen:
-            out += _events(lake, versions[INTERACTIONS], part, chosen[0])
+            first, last = chosen[0], chosen[-1]
+            out += _events(lake, versions[INTERACTIONS], part, (first, last), ended[-1] if ended else "")
             out.append(Measured(part, "rows", "days", "count", (len(chosen),)))
-            out += _nulls(lake, INTERACTIONS, [p for p in files[INTERACTIONS] if _day(p) >= chosen[0]], part)
+            out += _nulls(lake, INTERACTIONS, [p for p in files[INTERACTIONS] if first <= _day(p) <= last], part)
     for table in (ITEMS, SEQUENCES, FEATURES):
         out += _nulls(lake, table, files[table])
     out += _quarantine(lake, versions)
@@ -87,26 +97,58 @@ def read(lake: Lake, version: int) -> list[Measured]:
 
 
 def last_day(profile: Iterable[Measured]) -> str | None:
-    """The last UTC day with events."""
-    times = [one.counts[1] for one in profile if (one.part, one.name) == ("whole", "time")]
+    """The last UTC day with events that was over; None where none was."""
+    times = [one.counts[1] for one in profile if (one.part, one.name) == ("week", "time")]
     return datetime.fromtimestamp(times[0] / 1000, UTC).date().isoformat() if times else None
 
 
-def _events(lake: Lake, version: int, part: Part, first: str) -> Iterator[Measured]:
-    """Events from the day `first` on."""
+def over(hours: Mapping[str, Hours]) -> list[str]:
+    """Of days in their order, given with their events by hour, those that are over.
+
+    A day is when events came in the last hour that usually has some, or later: then its files are there to the end, whatever
+    the clock says and wherever midnight is. Of the days before the last UNSURE that is taken for granted."""
+    days = list(hours)
+    ended = len(days)
+    while ended > max(len(days) - UNSURE, 0) and not _is_over(list(hours.values()), ended - 1):
+        ended -= 1
+    return days[:ended]
+
+
+def _is_over(hours: Sequence[Hours], place: int) -> bool:
+    before = np.sum(hours[max(place - WEEK, 0) : place], axis=0) if place else np.zeros(24, dtype=np.int64)
+    busy = np.flatnonzero(before >= max(ENOUGH * before.sum(), 1))
+    last = int(busy[-1]) if len(busy) else 23
+    came = hours[place][last:].sum() + sum(int(day.sum()) for day in hours[place + 1 :])
+    usual = max(float(hours[place].sum()), before.sum() / max(min(place, WEEK), 1))
+    return bool(came and came >= ENOUGH * usual)
+
+
+def _hours(lake: Lake, version: int, days: Sequence[str]) -> dict[str, Hours]:
+    """Events of each of these days by hour; they are the table's last."""
+    found = {day: np.zeros(24, dtype=np.int64) for day in days}
+    since = pc.field("event_date") >= min(days, default="")
+    for batch in lake.dataset(INTERACTIONS, version).to_batches(columns=["timestamp_ms"], filter=since):
+        for hour, rows in zip(*np.unique(batch["timestamp_ms"].to_numpy() // HOUR_MS, return_counts=True), strict=True):
+            found[str(np.datetime64(int(hour) // 24, "D"))][hour % 24] += rows
+    return found
+
+
+def _events(lake: Lake, version: int, part: Part, between: tuple[str, str], ended: str) -> Iterator[Measured]:
+    """Events of the days from one to another; hours of those up to `ended` alone, the last day that is over."""
     hours, types, devices = np.zeros(24, dtype=np.int64), Classes(), Classes()
     ratios, seconds, sessions, viewers = Bins(RATIO_EDGES), Bins(SECOND_EDGES), Sessions(), Viewers()
     rows = positive = 0
     times: list[int] = []
-    since = pc.field("event_date") >= first
-    for batch in lake.dataset(INTERACTIONS, version).to_batches(columns=list(COLUMNS), filter=since):
+    until_ms = np.datetime64(ended, "ms").astype(np.int64) + DAY_MS if ended else 0
+    chosen = (pc.field("event_date") >= between[0]) & (pc.field("event_date") <= between[1])
+    for batch in lake.dataset(INTERACTIONS, version).to_batches(columns=list(COLUMNS), filter=chosen):
         if not batch.num_rows:
             continue
         rows += batch.num_rows
         positive += pc.sum(batch["is_positive"]).as_py() or 0
         stamps = batch["timestamp_ms"].to_numpy()
         times = [min([*times[:1], int(stamps.min())]), max([*times[1:], int(stamps.max())])]
-        hours += np.bincount(stamps // HOUR_MS % 24, minlength=24)
+        hours += np.bincount(stamps[stamps < until_ms] // HOUR_MS % 24, minlength=24)
         types.add(batch["event_type"])
         devices.add(batch["device"])
         ratios.add(batch["watch_ratio"].drop_null().to_numpy(zero_copy_only=False))

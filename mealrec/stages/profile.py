@@ -27,7 +27,7 @@ from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
 from mealrec.schema import ACCEPTANCES, INTERACTIONS, PROFILES, SCHEMAS
 from mealrec.stages.summary import StageError, StageSummary
 
-STAGE, FORM, PAGE = "profile", 1, "profile.html"
+STAGE, FORM, PAGE = "profile", 2, "profile.html"  # FORM: of the profiles, a newer one measures the same tables again
 NAMED = 3  # quantities in the first line of the reason
 log = logging.getLogger("mealrec.profile")
 
