@@ -2,8 +2,8 @@
 
 A stage that has work to do first takes a claim: a number, counted up for this stage in the lake, kept as one of Delta's own
 application transactions in the table `_claims` (which has no rows). Every commit is bound to it in three ways: the claim must
-still be the stage's newest, the stage must not have committed to the table since the claim was taken, and the commit carries
-the number as an application transaction, so that Delta itself refuses a second one that was prepared on the same version.
+still be the stage's newest, the stage must not have committed to a table that decides since it was taken, and the commit
+carries the number as an application transaction, so that Delta itself refuses a second one prepared on the same version.
 No clock, no lease, no heartbeat: a stopped process may sleep for a week. Cost: one small commit a stage that has work.
 """
 
@@ -35,7 +35,7 @@ class Overtaken(RuntimeError):
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one run to commit a stage. `bases`: the stage's last claim that each of its tables held at the time."""
+    """The right of one run to commit a stage. `bases`: the stage's last claim that each table that decides held then."""
 
     stage: str
     number: int
@@ -118,7 +118,7 @@ def check(root: str, claim: Claim) -> None:
     if newest != claim.number:
         raise Overtaken(
             f"stage {claim.stage!r} was taken over by a newer run{_who(claims, claim.stage, newest)} (claim {newest}, "
-            f"this one holds {claim.number}): nothing is committed. The newer run's result stands"
+            f"this one holds {claim.number}): this one's result does not count, the newer run's stands"
         )
 
 
@@ -134,12 +134,13 @@ def newest(root: str) -> list[Newest]:
 
 
 def check_base(table: DeltaTable, name: str, claim: Claim) -> None:
-    """Raises Overtaken when the stage has committed to the table since the claim was taken."""
+    """Raises Overtaken when the stage has committed to the table since the claim was taken. Not where another table decides:
+    what an older run left beside that one is named by no commit of it, and written over."""
     found = table.transaction_version(claim.stage)
-    if found != claim.bases[name]:
+    if name in claim.bases and found != claim.bases[name]:
         raise Overtaken(
             f"table {name!r} was committed by another run of stage {claim.stage!r} (claim {found}) after this one "
-            f"(claim {claim.number}) had begun: nothing is committed. Run it again"
+            f"(claim {claim.number}) had begun: this one's result does not count. Run it again"
         )
 
 

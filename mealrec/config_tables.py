@@ -148,7 +148,11 @@ class SessionizeConfig(Settings):
     valid_share: float = Field(0.1, gt=0, lt=0.5, description="global temporal split: share of time for validation")
     test_share: float = Field(0.1, gt=0, lt=0.5, description="global temporal split: share of time for test")
     max_quarantine_share: float = Field(
-        0.2, gt=0, le=1.0, description="the stage fails before its commit above this share"
+        0.2,
+        gt=0,
+        le=1.0,
+        description="the stage fails before its commit above this share of rejects in the tables as they would be, in 1000 or "
+        "more rows that a night reads, or of wholly damaged files among 10 or more new ones",
     )
 
     @field_validator("earliest", "latest")

@@ -181,11 +181,13 @@ class Lake:
         return next((c for c in self.history(table, stage) if c.metadata.get(DIGEST_KEY) == digest), None)
 
     # -- writing -----------------------------------------------------------------------------------------------------
-    def claim(self, stage: str, run_id: str, *tables: str) -> Claim:
-        """The right to commit `stage`, to `tables`, until a newer run claims it. Take it before inputs are pinned."""
+    def claim(self, stage: str, run_id: str, *tables: str, decides: str | None = None) -> Claim:
+        """The right to commit `stage`, to `tables`, until a newer run claims it. Take it before inputs are pinned. decides: the
+        table whose commit makes the stage done and names the versions of the others (None: each stands by itself)."""
         with full_disk.named(f"{self.root}/{claims.CLAIMS}"):
             number = claims.take(self.root, stage, run_id, tables)
-        held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in tables}
+        deciding = tables if decides is None else (decides,)
+        held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in deciding}
         return Claim(stage, number, held)
 
     def check(self, claim: Claim) -> None:
@@ -201,17 +203,22 @@ class Lake:
         mode: Literal["append", "overwrite"],
         partition_filters: list[tuple[str, str, Any]] | None = None,
         removes: Iterable[str] = (),
+        within: str | None = None,
     ) -> int:
         """Commit Parquet files that already lie under the table's root (paths relative to it) in one transaction.
 
         `overwrite` replaces the partitions selected by `partition_filters` (None: the whole table); with `append`, `removes`
-        names the files of the newest version that leave it. Partition values are read from the `column=value` folders.
-        Returns the new version. Raises Overtaken when provenance.claim no longer holds, and when another writer committed in
-        between: nothing of ours is visible then.
+        names the files of the newest version that leave it, and with `within`, paths are all that the table is to hold below
+        this folder ("": anywhere). Partition values are read from the `column=value` folders. Returns the new version. Raises
+        Overtaken when provenance.claim no longer holds, or another writer committed in between: nothing of ours is visible.
         """
-        adds = [self._add_action(table, path) for path in paths]
         schema, partition_by = SCHEMAS[table], list(PARTITIONS[table])
+        paths, held = sorted(paths), self._held(table, within)
+        ready = {path: self._add_action(table, path) for path in paths if path not in held}  # before the claim is asked
         there = self._fenced(table, provenance.claim)
+        held = self._held(table, within, there)
+        adds = [ready.get(path) or self._add_action(table, path) for path in paths if path not in held]
+        removes = sorted({*removes, *held.difference(paths)})
         with self._alone(table, made=there is None):
             if there is None:
                 create_table_with_add_actions(
@@ -256,6 +263,13 @@ class Lake:
         assert version is not None
         return version
 
+    def _held(self, table: str, within: str | None, there: DeltaTable | None = None) -> set[str]:
+        """Files below a folder (None: not asked)."""
+        if within is None or not self.exists(table):
+            return set()
+        added = pa.table((there or self.at(table)).get_add_actions())
+        return {path for path in added["path"].to_pylist() if path.startswith(within)}
+
     def _fenced(self, table: str, claim: Claim | None) -> DeltaTable | None:
         """The newest version of the table, to commit on (None: there is none yet), after the claim was checked."""
         there = DeltaTable(self.uri(table)) if self.exists(table) else None
@@ -275,8 +289,8 @@ class Lake:
         except DeltaError as error:
             if isinstance(error, CommitFailedError) or (made and self.exists(table)):
                 raise claims.Overtaken(
-                    f"table {table!r}: another run committed at the same moment, nothing is committed. Its result stands; "
-                    "run it again if there is still something to do"
+                    f"table {table!r}: another run committed at the same moment: this one's result does not count. Run it "
+                    "again if there is still something to do"
                 ) from error
             raise
 

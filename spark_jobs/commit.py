@@ -60,14 +60,15 @@ def prepare(lake: Lake, last: Last | None, made: Made, touched: frozenset[int] |
 
 
 def commit(job: Job, plan: Plan, summary: StageSummary, stats: Mapping[str, Stat], videos: frozenset[str]) -> int:
-    """Quarantine and inputs first: what is committed without `interactions` is not looked at by anybody's next night."""
+    """Quarantine and inputs first: what is committed without `interactions` is not looked at by anybody, and written over."""
     made = Provenance(
         STAGE, job.digest, job.run_id, summary=summary.counts(), claim=job.claim, through=job.landing.cut()
     )
-    _become(job.lake, QUARANTINE, plan.quarantine, made, f"stage={STAGE}/")
-    job.lake.write(INPUTS, _inputs(plan, stats, videos), made)
-    versions = {table: job.lake.version(table) or 0 for table in (QUARANTINE, INPUTS)}
-    return _become(job.lake, INTERACTIONS, plan.interactions, replace(made, inputs=versions), "")
+    within = f"stage={STAGE}/"
+    versions = {QUARANTINE: job.lake.commit_files(QUARANTINE, plan.quarantine, made, mode="append", within=within)}
+    versions |= {INPUTS: job.lake.write(INPUTS, _inputs(plan, stats, videos), made)}
+    made = replace(made, inputs=versions)
+    return job.lake.commit_files(INTERACTIONS, plan.interactions, made, mode="append", within="")
 
 
 def days_there(lake: Lake, version: int) -> set[str]:
@@ -78,14 +79,6 @@ def rows_of(lake: Lake, table: str, version: int) -> dict[str, int]:
     """Files of a version with their rows, from its log."""
     actions = pa.table(lake.at(table, version).get_add_actions())
     return dict(zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True))
-
-
-def _become(lake: Lake, table: str, wanted: frozenset[str], made: Provenance, prefix: str) -> int:
-    """One transaction after which the table's files below `prefix` are the wanted ones."""
-    there = {p for p in lake.files(table) if p.startswith(prefix)} if lake.exists(table) else set()
-    if not wanted & there and not prefix:
-        return lake.commit_files(table, sorted(wanted), made, mode="overwrite")
-    return lake.commit_files(table, sorted(wanted - there), made, mode="append", removes=sorted(there - wanted))
 
 
 def _without(lake: Lake, paths: Iterable[str], gone: frozenset[str]) -> dict[str, str]:

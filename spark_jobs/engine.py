@@ -34,6 +34,7 @@ class Made:
     moved: frozenset[int]
     days_of_file: Mapping[str, frozenset[int]]
     files: int
+    unreadable: frozenset[str]  # files with records, of which none has a time to believe
 
     @property
     def rows(self) -> int:
@@ -153,6 +154,7 @@ class Engine:
             number, _, day = pair.partition(":")
             if day:
                 days_of_file[self.names[int(number)]].add(day_number(day))
+        read = {self.names[int(pair.partition(":")[0])] for pair in counts["file"]}
         reasons = dict(sorted(counts["reason"].items()))
         return Made(
             parts=parts,
@@ -163,6 +165,7 @@ class Engine:
             moved=frozenset(day_number(day) for day, rows in counts["moved"].items() if rows),
             days_of_file={name: frozenset(days) for name, days in days_of_file.items()},
             files=files,
+            unreadable=frozenset(name for name in read if not days_of_file[name]),
         )
 
 

@@ -21,6 +21,7 @@ from spark_jobs.job import Job, main
 from spark_jobs.validate import day_number
 
 STAGE = "sessionize"
+FEWEST_ROWS, FEWEST_FILES = 1000, 10  # of a night: fewer say too little to stop it, and may come again every night
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -37,11 +38,11 @@ def run(job: Job) -> dict[str, Any]:
         made, touched = work.whole(), None
     else:
         made, touched = _night(job, work, last, found)
-    _stop_when_too_bad(made.rows, made.good, made.reasons, job.config.sessionize.max_quarantine_share, touched is None)
     job.say(f"{made.rows} rows: {made.good} valid, {made.rows - made.good} to quarantine")
     base = None if touched is None else last
     assert not isinstance(base, str)
     plan = commit.prepare(job.lake, base, made, touched, found.gone)
+    stop_when_too_bad(plan, made, len(found.fresh), job.config.sessionize.max_quarantine_share)
     summary = StageSummary(
         stage=STAGE,
         seconds=round(time.monotonic() - began, 3),
@@ -91,13 +92,21 @@ def _night(job: Job, work: engine.Engine, last: night.Last, found: night.Changes
     return made, touched
 
 
-def _stop_when_too_bad(total: int, good: int, quarantined: dict[str, int], share: float, whole: bool) -> None:
-    if good == 0 and (total or whole):
-        raise ValueError(f"no valid event in {total} rows; rejected: {quarantined or 'the files are empty'}")
-    if total - good > share * total:
+def stop_when_too_bad(plan: commit.Plan, made: engine.Made, new_files: int, share: float) -> None:
+    """By the rows that the tables would hold, by those that were read, and by the new files of which not one record has a time:
+    a damaged file is one row, whatever was in it. Raises ValueError."""
+    if not plan.rows:
+        total = sum(plan.reasons.values())
+        raise ValueError(f"no valid event in {total} rows; rejected: {plan.reasons or 'the files are empty'}")
+    allows = f"more than sessionize.max_quarantine_share={share:g} allows"
+    for good, reasons, fewest in ((plan.rows, plan.reasons, 0), (made.good, made.reasons, FEWEST_ROWS)):
+        bad = sum(reasons.values())
+        if good + bad >= fewest and bad > share * (good + bad):
+            raise ValueError(f"{bad} of {good + bad} rows rejected, {allows}: {reasons}; nothing was committed")
+    if new_files >= FEWEST_FILES and len(made.unreadable) > share * new_files:
         raise ValueError(
-            f"{total - good} of {total} rows rejected, more than sessionize.max_quarantine_share={share:g} allows: "
-            f"{quarantined}; nothing was committed"
+            f"{len(made.unreadable)} of {new_files} new event files have no record with a time, {allows}, such as "
+            f"{min(made.unreadable)}; nothing was committed"
         )
 
 

@@ -11,6 +11,7 @@ until it is over.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,10 @@ Kind = Literal["count", "share", "classes", "time"]
 Part = Literal["whole", "week", "recent"]
 Hours = npt.NDArray[np.int64]  # 24
 PROFILED = (INTERACTIONS, QUARANTINE, ITEMS, SEQUENCES, FEATURES)
+REJECTING = {
+    "sessionize": INTERACTIONS,
+    "extract": FEATURES,
+}  # stages with rejects, and the table whose commit makes each done
 COLUMNS = (
     "user_id",
     "event_type",
@@ -58,6 +63,12 @@ class Measured:
     kind: Kind
     counts: tuple[int, ...]
     labels: tuple[str, ...] = ()
+
+
+def pinned(lake: Lake) -> dict[str, int]:
+    """Newest versions of the tables that are profiled, of `quarantine` the newest that belongs to them."""
+    versions = {table: lake.at(table).version() for table in PROFILED}
+    return versions | {QUARANTINE: max(_rejects_of(lake, versions).values())}
 
 
 def measure(lake: Lake, versions: Mapping[str, int], known: str | None) -> list[Measured]:
@@ -173,14 +184,26 @@ def _events(lake: Lake, version: int, part: Part, between: tuple[str, str], ende
 
 
 def _quarantine(lake: Lake, versions: Mapping[str, int]) -> Iterator[Measured]:
-    found: Counter[tuple[str, str]] = Counter()
-    for batch in lake.dataset(QUARANTINE, versions[QUARANTINE]).to_batches(columns=["stage", "reason"]):
-        found.update(zip(batch["stage"].to_pylist(), batch["reason"].to_pylist(), strict=True))
-    for stage, table in (("sessionize", INTERACTIONS), ("extract", FEATURES)):
-        reasons = {reason: n for (where, reason), n in found.items() if where == stage}
+    for stage, version in _rejects_of(lake, versions).items():
+        reasons: Counter[str] = Counter()
+        own = lake.dataset(QUARANTINE, version).to_batches(columns=["reason"], filter=pc.field("stage") == stage)
+        for batch in own:
+            reasons.update(batch["reason"].to_pylist())
+        table = REJECTING[stage]
         good, bad = lake.dataset(table, versions[table]).count_rows(), sum(reasons.values())
         yield Measured("whole", QUARANTINE, stage, "share", (bad, good + bad))
         yield _classes("whole", QUARANTINE, f"{stage}_reasons", {GOOD: good} | dict(sorted(reasons.items())))
+
+
+def _rejects_of(lake: Lake, versions: Mapping[str, int]) -> dict[str, int]:
+    """By stage, the version of `quarantine` that the commit of its table names: a newer one may be of a run that ended before
+    it had committed that table."""
+    found = {}
+    for stage, table in REJECTING.items():
+        commit = next((one for one in lake.history(table) if one.version == versions[table]), None)
+        named = json.loads(commit.metadata.get("mealrec.inputs", "{}")) if commit is not None else {}
+        found[stage] = int(named.get(QUARANTINE, versions[QUARANTINE]))
+    return found
 
 
 def _items(lake: Lake, version: int) -> Iterator[Measured]:

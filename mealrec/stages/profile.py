@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from mealrec import __version__
 from mealrec.config import RunConfig, digest
-from mealrec.data.profile import PROFILED, Measured, last_day, measure, read, to_table
+from mealrec.data.profile import Measured, last_day, measure, pinned, read, to_table
 from mealrec.evaluation.drift import Quantity
 from mealrec.evaluation.profile import compare
 from mealrec.evaluation.profile_page import ProfileData, render
@@ -52,7 +52,7 @@ def profile(config: RunConfig, *, run_id: str = "", accept: str | None = None) -
     """
     began = time.monotonic()
     lake = Lake(config.lake, config.work)
-    versions = {table: lake.at(table).version() for table in PROFILED}
+    versions = pinned(lake)
     base, accepted = acceptances(lake)
     last = accepted[-1] if accepted else None
     held = _commit(lake, last.profile) if last is not None else None

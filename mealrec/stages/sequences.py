@@ -10,6 +10,7 @@ from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
 from mealrec.schema import INTERACTIONS, ITEMS, SEQUENCES
 from mealrec.sources.landing import Landing, locate
+from mealrec.stages.sessionize import OF_SEQUENCES
 from mealrec.stages.spark_submit import submit
 from mealrec.stages.summary import StageSummary
 
@@ -32,4 +33,5 @@ def sequences(config: RunConfig, *, run_id: str = "") -> StageSummary:
 def sequences_digest(config: RunConfig, landing: Landing, interactions: int) -> str:
     """What `sequences` is made from; `interactions` is that table's version."""
     known_videos = landing.catalogue()["video_id"].to_pylist()
-    return digest("sequences", __version__, config.sessionize, interactions, known_videos)
+    own = config.sessionize.model_dump(mode="json", include=OF_SEQUENCES)
+    return digest("sequences", __version__, own, interactions, known_videos)

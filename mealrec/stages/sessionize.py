@@ -18,6 +18,7 @@ from mealrec.stages.summary import StageSummary
 
 FORM = 4  # of the tables: a newer form is made anew as a whole
 OF_SEQUENCES = {"user_core", "item_core", "buckets", "valid_share", "test_share"}
+OF_NO_ROW = {"max_quarantine_share"}  # says when to stop, not what a record becomes
 
 log = logging.getLogger("mealrec.sessionize")
 
@@ -30,7 +31,7 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     if done is not None:
         log.info("up to date: %s version %d", INTERACTIONS, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
-    claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS)
+    claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS, decides=INTERACTIONS)
     arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
     arguments += ["--full"] if full else []
     return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
@@ -44,7 +45,7 @@ def sessionize_digest(config: RunConfig, landing: Landing) -> str:
 
 def settings_digest(config: RunConfig) -> str:
     """What every record is judged by, the files and the catalogue apart: a night can build on one with the same."""
-    judged_by = config.sessionize.model_dump(mode="json", exclude=OF_SEQUENCES)
+    judged_by = config.sessionize.model_dump(mode="json", exclude=OF_SEQUENCES | OF_NO_ROW)
     columns = {name: rule.model_dump() for name, rule in config.source.columns.items()}
     variable = config.sessionize.viewer_key_variable
     key = os.environ.get(variable, "") if variable else ""

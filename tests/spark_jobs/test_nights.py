@@ -10,17 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from mealrec.claims import Overtaken
+from mealrec.claims import Claim, Overtaken
 from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
-from mealrec.lake import THROUGH_KEY, Lake
-from mealrec.schema import INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
+from mealrec.data.profile import measure, pinned
+from mealrec.features.extract import write_part
+from mealrec.lake import THROUGH_KEY, Lake, Provenance
+from mealrec.schema import FEATURES, INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.sources.landing import Landing
+from mealrec.stages.sequences import sequences_digest
 from mealrec.stages.sessionize import FORM, sessionize_digest, settings_digest
-from spark_jobs import run_sequences
+from spark_jobs import commit, run_sequences
+from spark_jobs.engine import Made
 from spark_jobs.job import Job
 from spark_jobs.night import neighbours
 from spark_jobs.outcome import partition_of
-from spark_jobs.run_sessionize import run
+from spark_jobs.run_sessionize import run, stop_when_too_bad
 from spark_jobs.validate import NO_DAY, day_number
 from tests.spark_jobs import logs as generated
 
@@ -49,11 +53,14 @@ class World:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (self.root / "events" / name).write_text("".join(f"{line}\n" for line in lines))
 
-    def night(self, lake: str | None = None, *, full: bool = False) -> dict[str, Any]:
+    def claim(self, lake: Lake) -> Claim:
+        return lake.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS, decides=INTERACTIONS)
+
+    def night(self, lake: str | None = None, *, full: bool = False, claim: Claim | None = None) -> dict[str, Any]:
         where = Lake(lake or self.config.lake)
-        claim = where.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS)
         config = self.config.model_copy(update={"lake": where.root})
-        return run(Job(self.spark, config, where, Landing(self.root, self.through), "d", "", claim, full))
+        held = claim or self.claim(where)
+        return run(Job(self.spark, config, where, Landing(self.root, self.through), "d", "", held, full))
 
     def sequences(self) -> dict[str, Any]:
         lake = Lake(self.config.lake)
@@ -239,10 +246,21 @@ def test_only_neighbours_within_the_gap_are_looked_at() -> None:
     assert (wide.after, wide.trusted) == ({11, 12, 13}, {8, 9})
 
 
-def test_settings_of_sequences_do_not_make_interactions_anew() -> None:
+def test_a_wider_bound_for_rejects_makes_no_table_anew(tmp_path: Path) -> None:
+    """Who widens it after a stop wants the next night to be one."""
+    (tmp_path / "catalogue.jsonl").write_text(json.dumps({"video_id": "v1", "uri": None, "title": None}))
+    base = RunConfig()
+    other = base.model_copy(update={"sessionize": SessionizeConfig(max_quarantine_share=0.9)})
+    assert settings_digest(base) == settings_digest(other)
+    assert sequences_digest(base, Landing(tmp_path), 1) == sequences_digest(other, Landing(tmp_path), 1)
+
+
+def test_settings_of_sequences_do_not_make_interactions_anew(tmp_path: Path) -> None:
+    (tmp_path / "catalogue.jsonl").write_text(json.dumps({"video_id": "v1", "uri": None, "title": None}))
     base = RunConfig()
     other = base.model_copy(update={"sessionize": SessionizeConfig(user_core=9)})
     assert settings_digest(base) == settings_digest(other)
+    assert sequences_digest(base, Landing(tmp_path), 1) != sequences_digest(other, Landing(tmp_path), 1)
     assert settings_digest(base) != settings_digest(
         base.model_copy(update={"sessionize": SessionizeConfig(gap_minutes=9)})
     )
@@ -296,7 +314,113 @@ def test_of_two_nights_at_once_one_wins_and_the_other_says_so(
         return found or real(self, table, claim)
 
     monkeypatch.setattr(Lake, "_fenced", fenced)
-    with pytest.raises(Overtaken, match="nothing is committed"):
+    with pytest.raises(Overtaken, match="this one's result does not count"):
         world.night()
     assert late == [1] and lake.version(INTERACTIONS) == 1
     world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+def test_the_newer_of_two_nights_wins_though_the_older_one_had_begun_to_commit(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(spark, tmp_path)
+    world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST), "broken"])
+    world.night()
+    world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY), "broken too"])
+    real, newer = Lake._fenced, []
+
+    def fenced(self: Lake, table: str, claim: Any) -> Any:
+        monkeypatch.setattr(Lake, "_fenced", real)
+        found = real(self, table, claim)
+        newer.append(world.claim(self))
+        return found
+
+    monkeypatch.setattr(Lake, "_fenced", fenced)
+    with pytest.raises(Overtaken, match="this one's result does not count"):
+        world.night()
+    lake = Lake(world.config.lake)
+    assert (lake.version(QUARANTINE), lake.version(INTERACTIONS)) == (1, 0), "the older one's rejects are in"
+    assert world.night(claim=newer[0])["version"] == 1
+    world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("table", [INPUTS, INTERACTIONS])
+def test_a_night_that_ends_between_its_commits_is_not_seen_and_the_next_one_mends_it(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    world = World(spark, tmp_path, user_core=1)
+    world.file("events-2026-01-05.jsonl", [event("a", "u1", FIRST), "broken"])
+    world.night()
+    world.sequences()
+    lake = Lake(world.config.lake)
+    write_part(lake, FEATURES, "bucket=0/part.parquet", [{"video_id": "v1"}])
+    lake.commit_files(FEATURES, ["bucket=0/part.parquet"], Provenance("extract", "d"), mode="append")
+    before = pinned(lake), measure(lake, pinned(lake), None)
+    world.file("events-2026-01-06.jsonl", [event("b", "u1", FIRST + DAY), "broken too"])
+    real = Lake._fenced
+
+    def fenced(self: Lake, name: str, claim: Any) -> Any:
+        if name == table:
+            raise KeyboardInterrupt
+        return real(self, name, claim)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "_fenced", fenced)
+        with pytest.raises(KeyboardInterrupt):
+            world.night()
+    assert (lake.version(QUARANTINE), lake.version(INTERACTIONS)) == (1, 0), "the rejects alone are in"
+    versions = pinned(lake)
+    rejects = [
+        [(one.name, one.counts) for one in profile if (one.group, one.name) == (QUARANTINE, "sessionize")]
+        for profile in (before[1], measure(lake, versions, None))
+    ]
+    assert rejects[0] == rejects[1] == [("sessionize", (1, 2))]
+    world.night()
+    world.same_as_a_rebuild()
+
+
+@pytest.mark.spark
+def test_a_small_bad_file_stops_no_night(spark: Any, tmp_path: Path) -> None:
+    world = World(spark, tmp_path, max_quarantine_share=0.2)
+    world.file("events-2026-01-05.jsonl", [event(f"a{n}", "u1", FIRST + n * MINUTE) for n in range(20)])
+    world.night()
+    world.file("events-2026-01-06-torn.jsonl", ['{"event_id": "b'])
+    assert world.night()["quarantined"] == {"unparseable": 1}
+    few = [event(f"c{n}", "u1", FIRST + 2 * DAY + n * MINUTE) for n in range(3)]
+    world.file("events-2026-01-07.jsonl", [*few, "broken", "broken"])
+    assert world.night()["quarantined"] == {"unparseable": 3}
+    world.same_as_a_rebuild()
+    world.file("events-2026-01-08.jsonl", ["broken"] * 9)
+    with pytest.raises(ValueError, match=r"12 of 35 rows rejected, more than .*max_quarantine_share=0\.2 allows"):
+        world.night()
+
+
+def judged(
+    rows: int, reasons: int, *, good: int = 0, bad: int = 0, unreadable: int = 0, new_files: int = 1, share: float = 0.2
+) -> str | None:
+    """What stops a night of these rows of the tables as they would be, and of what it read."""
+    plan = commit.Plan(frozenset(), frozenset(), rows, {"unparseable": reasons}, {}, {})
+    names = frozenset(f"events-{n}" for n in range(unreadable))
+    made = Made({}, {"unparseable": bad}, good, frozenset(), {}, frozenset(), {}, 1, names)
+    try:
+        stop_when_too_bad(plan, made, new_files, share)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_a_night_is_judged_by_the_tables_and_by_what_it_read_where_that_is_enough() -> None:
+    assert judged(10_000, 100, good=0, bad=1) is judged(10_000, 100, good=3, bad=2) is None
+    assert judged(10_000, 999, good=400, bad=599) is None
+    assert "600 of 1000 rows rejected" in (judged(10_000, 1000, good=400, bad=600) or "")
+    assert "3 of 10 rows rejected" in (judged(7, 3, good=7, bad=3) or "")
+    assert judged(8, 2) is None and "no valid event in 2 rows" in (judged(0, 2) or "")
+
+
+def test_a_night_of_many_damaged_files_stops_though_each_is_one_row() -> None:
+    assert judged(10_000, 9, unreadable=9, new_files=9) is None
+    assert judged(10_000, 2, unreadable=2, new_files=10) is None
+    said = judged(10_000, 3, unreadable=3, new_files=10) or ""
+    assert "3 of 10 new event files have no record with a time" in said and "events-0" in said
