@@ -59,6 +59,7 @@ def _rows(before: Mapping[Key, Measured], after: Mapping[Key, Measured], config:
     span, span_now = (_span(side) for side in (before, after))
     if span and span_now:
         yield change("rows", "time_range_days", span, span_now, *how)
+        yield change("rows", "days_still_covered", span, _shared(before, after), *how)
     if ("recent", "rows", INTERACTIONS) in after and ("week", "rows", INTERACTIONS) in before:
         yield change(f"{RECENT}rows", "interactions_a_day", _a_day(before, "week"), _a_day(after, "recent"), *how)
 
@@ -87,6 +88,12 @@ def _by_key(profile: Iterable[Measured]) -> dict[Key, Measured]:
 
 def _days(profile: Mapping[Key, Measured]) -> int:
     return profile["whole", "rows", "days"].counts[0]
+
+
+def _shared(*profiles: Mapping[Key, Measured]) -> int:
+    """Days that lie in both time ranges: a range that moves as a whole is as long as before."""
+    times = [profile["whole", INTERACTIONS, "time"].counts for profile in profiles]
+    return max(min(last for _, last in times) // DAY_MS - max(first for first, _ in times) // DAY_MS + 1, 0)
 
 
 def _span(profile: Mapping[Key, Measured]) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from mealrec.config import ProfileConfig
 from mealrec.data.profile import Measured, Part
 from mealrec.evaluation.drift import change
 from mealrec.evaluation.profile import aligned, compare
+from mealrec.evaluation.profile_page import HEIGHT, ProfileData, render
 from mealrec.schema import INTERACTIONS, SEQUENCES
 
 CONFIG = ProfileConfig()
@@ -68,3 +71,40 @@ def test_a_time_range_that_jumps_is_named() -> None:
     )
     (found,) = (q for q in compare(then, now, CONFIG) if q.name == "time_range_days")
     assert found.state == "alarm" and found.moved == "10 -> 401 (+3910.0%)"
+
+
+def test_a_time_range_that_moves_as_a_whole_is_named() -> None:
+    """As when seconds were read as milliseconds, or a year's files took another's place."""
+    day = 86_400_000
+    then, month_later, day_later = (
+        [rows("days", 30), Measured("whole", INTERACTIONS, "time", "time", (first * day, (first + 30) * day - 1))]
+        for first in (0, 30, 1)
+    )
+    found = {q.name: q for q in compare(then, month_later, CONFIG)}
+    assert found["time_range_days"].state == "ok" and found["days_still_covered"].state == "alarm"
+    assert found["days_still_covered"].moved == "30 -> 0 (-100.0%)"
+    assert {q.state for q in compare(then, day_later, CONFIG)} == {"ok"}, (
+        "what is kept for a month moves by a day each night"
+    )
+
+
+def test_the_page_draws_then_beside_now_each_as_high_as_its_share(tmp_path: Path) -> None:
+    then = [rows("days", 30), classes("device", ios=300, web=100), classes("device", "week", ios=30, web=10)]
+    now = [rows("days", 31), classes("device", ios=200, web=200), classes("device", "recent", ios=1, web=4)]
+    page = render(ProfileData(1, {}, None, then, now, []), tmp_path / "profile.html").read_text()
+    assert "31</b><span>days (then 30)" in page
+    plots = page.split("<svg")[1:]
+    drawn = [
+        [(float(height), colour) for height, colour in re.findall(r'height="([\d.]+)" fill="(#\w+)"', plot)]
+        for plot in plots
+    ]
+    then_, now_ = "#cbd5e1", "#c2410c"
+    # new days stand beside the last week; the highest bar is HEIGHT high
+    assert drawn[0] == [
+        (round(HEIGHT * 0.75 / 0.8, 1), then_),
+        (30.0, now_),
+        (round(HEIGHT * 0.25 / 0.8, 1), then_),
+        (120.0, now_),
+    ]
+    assert drawn[1] == [(120.0, then_), (80.0, now_), (40.0, then_), (80.0, now_)]
+    assert "ios: 75.00% then, 20.00% now" in plots[0] and "web: 25.00% then, 50.00% now" in plots[1]
