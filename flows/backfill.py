@@ -25,10 +25,11 @@ Row = dict[str, Any]
 def backfill(config: RunConfig, first: date, last: date) -> list[Row]:
     """Build `interactions` and `sequences` from all event files up to each day; returns one summary a day.
 
-    Each day is a version of its own, to train or compare on. The sessionize stage rebuilds its table as a whole, so a day
-    costs all events up to it. A day whose versions are in the tables' history is not built again: an interrupted backfill
-    goes on, a second one has nothing to do. At the end the tables hold every event file again, whatever the range was; until
-    then the endpoint keeps to the version before. What trains or recommends meanwhile takes the newest, which is a day's.
+    Each day is a version of its own, to train or compare on, made as a night is: from the version before, of the files that
+    come or go and those that share a day with them. A day whose versions are in the tables' history is not built again: an
+    interrupted backfill goes on, a second one has nothing to do. At the end the tables hold every event file again, whatever
+    the range was; until then the endpoint keeps to the version before. What trains or recommends meanwhile takes the newest,
+    which is a day's.
     Raises SourceError when no event file lies in the range, naming the days that there are.
     """
     log = get_run_logger()

@@ -50,7 +50,12 @@ def microlens_50k() -> RunConfig:
 
 def production() -> RunConfig:
     """Your own logs and videos under ./landing (events/, catalogue.jsonl); a starting point to override."""
-    return RunConfig(lake="./var/lake", source=SourceConfig(kind="landing", directory="./landing"))
+    return RunConfig(
+        lake="./var/lake",
+        source=SourceConfig(kind="landing", directory="./landing"),
+        # a file of any time zone's day ends within it, and no clock that is years ahead gets in
+        sessionize=SessionizeConfig(clock_skew_minutes=24 * 60),
+    )
 
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {

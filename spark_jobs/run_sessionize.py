@@ -11,9 +11,12 @@ themselves. Cost: linear in the records read.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from mealrec.config import SessionizeConfig
 from mealrec.schema import INTERACTIONS
+from mealrec.sources.landing import day_in
 from mealrec.stages.sessionize import settings_digest
 from mealrec.stages.summary import StageSummary
 from spark_jobs import commit, engine, night
@@ -38,6 +41,8 @@ def run(job: Job) -> dict[str, Any]:
         made, touched = work.whole(), None
     else:
         made, touched = _night(job, work, last, found)
+    if unbound := files_without_day(list(files), job.config.sessionize):
+        job.say(unbound)
     job.say(f"{made.rows} rows: {made.good} valid, {made.rows - made.good} to quarantine")
     base = None if touched is None else last
     assert not isinstance(base, str)
@@ -90,6 +95,18 @@ def _night(job: Job, work: engine.Engine, last: night.Last, found: night.Changes
     made.discard(job.lake, beside.after - made.moved)
     made.days_of_file = {**kept, **fresh_days}
     return made, touched
+
+
+def files_without_day(names: Sequence[str], config: SessionizeConfig) -> str | None:
+    """What there is to say of event files whose names have no day where a rule asks for it."""
+    rules = [rule for rule in ("late_days", "clock_skew_minutes") if getattr(config, rule) is not None]
+    without = [name for name in names if day_in(name) is None]
+    if not rules or not without:
+        return None
+    return (
+        f"{len(without)} of {len(names)} event files have no day in their names, such as {min(without)}: "
+        f"{' and '.join(f'sessionize.{rule}' for rule in rules)} can't be asked of them"
+    )
 
 
 def stop_when_too_bad(plan: commit.Plan, made: engine.Made, new_files: int, share: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -28,6 +29,7 @@ from mealrec.sources.identifiers import as_text, of_cells
 
 EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 SERVED = "served-"  # what the name of a file of the endpoint's journal begins with
+DAY_FORMS = tuple(re.compile(rf"(?<!\d)((?:19|20)\d\d)({between})(\d\d)\2(\d\d)(?!\d)") for between in ("-", "[_/]?"))
 CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
 
 
@@ -143,20 +145,22 @@ def locate(config: RunConfig) -> Landing:
 
 
 def day_of(file: Path, name: str) -> str:
-    """YYYY-MM-DD in an event file's name, or in its folder's."""
+    """YYYY-MM-DD of the day in an event file's name, or in its folder's."""
     day = day_in(name)
     if day is None:
-        raise SourceError(f"{file}: its name has no day (YYYY-MM-DD), so it can't be taken or left by its day")
+        raise SourceError(
+            f"{file}: its name has no day (YYYY-MM-DD, YYYYMMDD), so it can't be taken or left by its day"
+        )
     return day
 
 
 def day_in(name: str) -> str | None:
-    """The last calendar day YYYY-MM-DD in a name; None where there is none."""
-    for found in reversed(re.findall(r"(?<!\d)\d{4}-\d{2}-\d{2}(?!\d)", name)):
-        try:
-            return date.fromisoformat(found).isoformat()
-        except ValueError:
-            continue
+    """The last calendar day in a name, as YYYY-MM-DD; None where there is none. One that is written so goes before one that
+    is YYYYMMDD, YYYY_MM_DD or YYYY/MM/DD: a number may look like these by chance."""
+    for form in DAY_FORMS:
+        for year, _, month, day in reversed(form.findall(name)):
+            with suppress(ValueError):
+                return date(int(year), int(month), int(day)).isoformat()
     return None
 
 
