@@ -149,7 +149,12 @@ _stage_command("sessionize", "Raw event files to interactions, items and sequenc
 
 @app.command()
 def extract(
-    videos: Annotated[Path | None, typer.Option(help="Take every file of this folder instead of a catalogue.")] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take every file of this folder instead of a catalogue; for a lake that holds nothing else's."
+        ),
+    ] = None,
     preset_name: Preset = "production",
     config: Config = None,
     lake: LakeDir = None,
@@ -171,7 +176,9 @@ def extract(
     show_progress()
     landing = None
     if videos is not None:
-        landing = catalogue_of_folder(videos, Lake(settled.lake, settled.work).folder("landing"))
+        held = Lake(settled.lake, settled.work)
+        places = [held.work, Path(held.root)] if held.is_local else [held.work]
+        landing = catalogue_of_folder(videos, held.folder("folders"), leave_out=places)
     with logs.inside("extract"):
         done = stage(settled, landing=landing)
     print_stages({"extract": done.model_dump(exclude={"stage"})}, as_json=as_json)

@@ -49,7 +49,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("key", pa.string()),  # event_id or video_id when it could be read
             ("detail", pa.string()),
             # the raw record as it came, of Parquet as JSON. extract: the video's catalogue row as JSON and, where it would be
-            # rejected again as it is, its file's size and time and what it was tried with
+            # rejected again as it is, its file's size and time and what it was tried with; a row of the catalogue that names no
+            # video as it came
             ("payload", pa.string()),
             ("source_file", pa.string()),
             ("line", pa.int64()),  # 1-based line (Parquet: row) in source_file; null where there is none
@@ -200,6 +201,14 @@ EVENT_REASONS = (
 )
 # "interaction" is what public sets give: a positive signal of unstated kind
 EVENT_TYPES = ("view", "like", "share", "favorite", "comment", "interaction")
+# rows of the catalogue that name no video
+CATALOGUE_REASONS = (
+    "unparseable",  # not a record of its file's format
+    "oversize_field",  # a line or field of megabytes
+    "missing_key",  # video_id absent or empty
+    "bad_type",  # a field is of the wrong type
+    "duplicate_video",  # an earlier row names this video_id
+)
 VIDEO_REASONS = (
     "missing_file",
     "empty_file",

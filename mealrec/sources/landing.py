@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -18,31 +17,25 @@ from pathlib import Path
 from stat import S_ISREG
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.json as pajson
-import pyarrow.parquet as pq
 
 from mealrec.config import RunConfig, digest
 from mealrec.lake import Lake
-from mealrec.schema import CATALOGUE_COLUMNS
-from mealrec.sources.identifiers import as_text, of_cells
+from mealrec.sources.catalogue import Catalogue, read_catalogue
+from mealrec.sources.errors import SourceError as SourceError
 
 EVENT_SUFFIXES = (".jsonl", ".csv", ".parquet", ".jsonl.gz", ".csv.gz")
 SERVED = "served-"  # what the name of a file of the endpoint's journal begins with
 DAY_FORMS = tuple(re.compile(rf"(?<!\d)((?:19|20)\d\d)({between})(\d\d)\2(\d\d)(?!\d)") for between in ("-", "[_/]?"))
-CATALOGUE_SCHEMA = pa.schema([(name, pa.string()) for name in CATALOGUE_COLUMNS])
-
-
-class SourceError(ValueError):
-    """A source's files are missing or not what they should be; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
 class Landing:
-    """Raw inputs of one run below `root`; `through`: the last UTC day whose event files count, None for all."""
+    """Raw inputs of one run below `root`; `through`: the last UTC day whose event files count, None for all; `listed_in`: the
+    catalogue, where it is not below root."""
 
     root: Path
     through: str | None = None
+    listed_in: Path | None = None
 
     @property
     def events(self) -> Path:
@@ -79,6 +72,8 @@ class Landing:
 
     def catalogue_file(self) -> Path:
         """The catalogue. Raises SourceError when none of the known names is there."""
+        if self.listed_in is not None:
+            return self.listed_in
         names = [f"catalogue.{suffix}" for suffix in ("jsonl", "csv", "parquet")]
         for name in names:
             if (self.root / name).is_file():
@@ -86,26 +81,12 @@ class Landing:
         raise SourceError(f"no catalogue in {self.root}: expected one of {', '.join(names)}")
 
     def catalogue(self) -> pa.Table:
-        """video_id, uri, title as strings, sorted by video_id. Raises SourceError naming the column or ids at fault."""
-        path = self.catalogue_file()
-        try:
-            table = _read(path)
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{path}: {error}") from None
-        if "video_id" not in table.column_names:
-            raise SourceError(f"{path}: no column video_id; found {', '.join(table.column_names)}")
-        columns = [
-            as_text(table[name]) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
-            for name in CATALOGUE_COLUMNS
-        ]
-        table = pa.table(columns, schema=CATALOGUE_SCHEMA).sort_by("video_id")
-        ids = table["video_id"].to_pylist()
-        if any(not i for i in ids):
-            raise SourceError(f"{path}: {sum(not i for i in ids)} rows without a video_id")
-        repeated = [i for i, n in Counter(ids).items() if n > 1]
-        if repeated:
-            raise SourceError(f"{path}: video_id must be unique; repeated: {', '.join(repeated[:5])}")
-        return table
+        """video_id, uri, title as strings, sorted by video_id. Raises SourceError as `sifted_catalogue` does."""
+        return self.sifted_catalogue().videos
+
+    def sifted_catalogue(self) -> Catalogue:
+        """Its videos, and the rows that name none. Raises SourceError where it can't be read or names no video at all."""
+        return read_catalogue(self.catalogue_file())
 
     def resolve(self, uri: str) -> str:
         """A catalogue uri as a local path (relative ones are below root) or, with another scheme, as it came."""
@@ -118,8 +99,9 @@ class Landing:
         return digest([[name, p.stat().st_size, p.stat().st_mtime_ns] for name, p in self.named_files().items()])
 
     def catalogue_fingerprint(self) -> str:
-        """Digest of the catalogue and of the size and change time of every local video it points to."""
-        return digest([[row, self.stat(row["uri"])] for row in self.catalogue().to_pylist()])
+        """Digest of the catalogue, bad rows too, and of the size and change time of every local video it points to."""
+        found = self.sifted_catalogue()
+        return digest([[row, self.stat(row["uri"])] for row in found.videos.to_pylist()] + [list(r) for r in found.bad])
 
     def stat(self, uri: str | None) -> list[int] | None:
         """Size and change time (ns) of the local file that a catalogue uri names; None where there is none to read, or where
@@ -171,16 +153,3 @@ def is_served(name: str) -> bool:
 
 def _hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _read(path: Path) -> pa.Table:
-    if path.suffix == ".parquet":
-        return pq.read_table(path)
-    if path.suffix == ".csv":
-        options = pacsv.ConvertOptions(
-            column_types=CATALOGUE_SCHEMA, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
-        )
-        table = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
-        at = table.schema.get_field_index("video_id")
-        return table if at < 0 else table.set_column(at, "video_id", of_cells(table["video_id"]))
-    return pajson.read_json(path, parse_options=pajson.ParseOptions(explicit_schema=CATALOGUE_SCHEMA))

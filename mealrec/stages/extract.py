@@ -25,7 +25,10 @@ from mealrec.features.held import HeldRow, figures, may_pass, moved, rejected_as
 from mealrec.features.remote import is_remote, remote_stats
 from mealrec.features.rows import Wanted, tried_as
 from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
-from mealrec.schema import FEATURES, QUARANTINE
+from mealrec.redaction import redact
+from mealrec.schema import FEATURES, QUARANTINE, VIDEO_REASONS
+from mealrec.sources.catalogue import BadRow
+from mealrec.sources.errors import SourceError
 from mealrec.sources.landing import Landing, locate
 from mealrec.stages.summary import StageError, StageSummary
 
@@ -39,11 +42,14 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     Videos whose file, title and encoders are those of a committed row are kept and not decoded; those that were rejected for
     what they are, and are still the same, stay in quarantine and are not tried again. Where that is all, and those whose
     reason may pass are tried and rejected as before, nothing is committed.
-    `landing` replaces the run's own landing folder; `full` decodes everything anew. Raises StageError above
-    features.max_quarantine_share and where parts can't be written, before committing.
+    Rows of the catalogue that name no video go to quarantine, each run.
+    `landing` replaces the run's own landing folder, in a lake whose features are of no other; `full` decodes everything anew.
+    Raises StageError above features.max_quarantine_share and where parts can't be written, before committing.
     """
     began = time.monotonic()
-    lake, landing = Lake(config.lake, config.work), landing or locate(config)
+    lake, is_own = Lake(config.lake, config.work), landing is None
+    landing = landing or locate(config)
+    _look_whose_features_these_are(lake, landing, is_own)
     encoders = digest_of(config.features)
     remote = _remote(landing, config.features)
     made_from = digest(
@@ -57,11 +63,14 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     catalogue, paths = _catalogue(landing, remote)
+    bad = landing.sifted_catalogue().bad
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
     rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
     todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
     said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
     log.info(said, len(catalogue), len(kept), len(rejected), len(todo))
+    if bad:
+        log.warning("%d rows of %s name no video; line %d: %s", len(bad), landing.catalogue_file(), *bad[0][:2])
     _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
     day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base)
     try:
@@ -75,23 +84,40 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     rejects, new = rejects_in(lake, extracted.quarantine), rows_in(lake, extracted.features)
     if done is not None and not new and _by_key(rejects) == _by_key(before):
         return _up_to_date(done)
-    reasons = dict(sorted(Counter(row["reason"] for row in rejects).items()))
-    _stop_when_too_bad(len(catalogue), reasons, config.features.max_quarantine_share)
+    extracted = replace(extracted, quarantine=[*extracted.quarantine, *_bad_rows(lake, landing, bad, day, attempt)])
+    reasons = dict(sorted(Counter(row["reason"] for row in [*rejects, *(r._asdict() for r in bad)]).items()))
+    _stop_when_too_bad(len(catalogue) + len(bad), reasons, config.features.max_quarantine_share)
     rows = [held[video] for video in sorted(kept)] + list(new.values())
     summary = StageSummary(
         stage=STAGE,
         seconds=round(time.monotonic() - began, 3),
-        rows_in=len(catalogue),
+        rows_in=len(catalogue) + len(bad),
         rows_out=len(rows),
         quarantined=reasons,
         table=FEATURES,
-        details=_details(rows, extracted, len(kept)) | {"rejected_before": len(rejected)},
+        details=_details(rows, extracted, len(kept)) | {"rejected_before": len(rejected), "landing": str(landing.root)},
     )
     assert summary.rows_in == summary.rows_out + sum(reasons.values())
     made = Provenance(STAGE, made_from, run_id, summary=summary.counts(), claim=claim)
     version = _commit(lake, extracted, held, kept, moved(held, catalogue, kept), made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})
+
+
+def _look_whose_features_these_are(lake: Lake, landing: Landing, is_own: bool) -> None:
+    """Where the newest features are of another landing's videos, this one's would replace them: that is said where it is the
+    run's own (is_own); else raises SourceError."""
+    commit, this = lake.last_commit(FEATURES, STAGE), redact(str(landing.root))
+    of = this if commit is None else json.loads(commit.metadata[SUMMARY_KEY])["details"].get("landing")
+    if of == this:
+        return
+    if not is_own:
+        raise SourceError(
+            f"the features in {lake.root} are of {of or 'another source'}; those of {this} would replace them: "
+            "give the folder a lake of its own (--lake)"
+        )
+    if of is not None:
+        log.warning("the features so far are of %s: videos that are not in %s leave the table", of, this)
 
 
 def _done(lake: Lake, made_from: str) -> Commit | None:
@@ -129,14 +155,36 @@ def _catalogue(landing: Landing, remote: dict[str, str]) -> tuple[list[Wanted], 
 
 
 def _rejected_by(lake: Lake, commit: Commit | None) -> list[dict[str, Any]]:
-    """Rows of `quarantine` of the run that made this version of `features`; a run that was killed after it may have committed
+    """Videos in `quarantine` of the run that made this version of `features`; a run that was killed after it may have committed
     others."""
     if commit is None or not lake.exists(QUARANTINE):
         return []
     is_last = lake.committed(QUARANTINE, STAGE, commit.metadata[DIGEST_KEY]) is not None
     version = None if is_last else json.loads(commit.metadata["mealrec.inputs"]).get(QUARANTINE)
-    found: list[dict[str, Any]] = lake.read(QUARANTINE, version, filters=pc.field("stage") == STAGE).to_pylist()
+    of_videos = (pc.field("stage") == STAGE) & pc.field("reason").isin(VIDEO_REASONS)
+    found: list[dict[str, Any]] = lake.read(QUARANTINE, version, filters=of_videos).to_pylist()
     return found
+
+
+def _bad_rows(lake: Lake, landing: Landing, bad: list[BadRow], day: str, attempt: str) -> list[str]:
+    """The part with the catalogue's rows that name no video; none where there are none."""
+    if not bad:
+        return []
+    name = landing.catalogue_file().name
+    rows = [
+        {
+            "reason": row.reason,
+            "key": row.video_id,
+            "detail": row.detail,
+            "payload": row.payload,
+            "source_file": name,
+            "line": row.line,
+        }
+        for row in bad
+    ]
+    part = f"stage={STAGE}/ingest_date={day}/part-catalogue-{attempt}.parquet"
+    write_part(lake, QUARANTINE, part, rows)
+    return [part]
 
 
 def _still_rejected(lake: Lake, rows: Iterable[dict[str, Any]], attempt: str) -> list[str]:

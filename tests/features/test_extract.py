@@ -20,10 +20,13 @@ import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
+from mealrec.cli import app
 from mealrec.cluster import ray_cluster
 from mealrec.config import RayConfig, RunConfig, override
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
+from mealrec.sources.folder import catalogue_of_folder
+from mealrec.sources.landing import SourceError
 from mealrec.stages.extract import extract
 from mealrec.stages.summary import StageError
 
@@ -379,3 +382,90 @@ def test_every_real_and_every_hostile_clip_ends_in_exactly_one_table(
         "undecodable": 4,
         "unreadable": 4,
     }
+
+
+def quarantine_rows(config: RunConfig) -> list[dict[str, Any]]:
+    found = Lake(config.lake).read(QUARANTINE, filters=pc.field("stage") == "extract").to_pylist()
+    return sorted(found, key=lambda r: (r["line"] or 0, r["key"] or ""))
+
+
+def test_a_bad_row_of_the_catalogue_is_told_by_its_line_and_the_rest_goes_on(
+    platform: Path, run_config: RunConfig, clips: Path
+) -> None:
+    catalogue = platform / "catalogue.jsonl"
+    bad = [b'{"video_id": "e", "title": "again"}', b'{"video_id": "caf\xe9"}', b'{"uri": "nobody.mp4"}']
+    catalogue.write_bytes(catalogue.read_bytes() + b"\n".join(bad))
+    config = override(run_config, ["features.max_quarantine_share=0.6"])
+    summary = extract(config)
+    assert (summary.rows_in, summary.rows_out, summary.details["rejected_before"]) == (9, 4, 0)
+    reasons = {"duplicate_video": 1, "missing_file": 1, "missing_key": 1, "unparseable": 1, "unreadable": 1}
+    assert summary.quarantined == reasons
+    of_rows = [
+        (r["source_file"], r["line"], r["reason"], r["key"])
+        for r in quarantine_rows(run_config)
+        if r["line"] is not None
+    ]
+    assert of_rows == [
+        ("catalogue.jsonl", 7, "duplicate_video", "e"),
+        ("catalogue.jsonl", 8, "unparseable", None),
+        ("catalogue.jsonl", 9, "missing_key", None),
+    ]
+    assert quarantine_rows(run_config)[-2]["payload"] == '{"video_id": "caf\ufffd"}'
+    assert extract(config).skipped
+    shutil.copy(clips / "silent.mp4", platform / "videos" / "f.mp4")
+    lines = catalogue.read_bytes().splitlines(keepends=True)
+    catalogue.write_bytes(b"".join([*lines[:7], lines[8]]))
+    summary = extract(config)
+    assert [summary.details[name] for name in ("reused", "rejected_before", "done_now")] == [4, 1, 1]
+    assert summary.quarantined == {"duplicate_video": 1, "missing_key": 1, "unreadable": 1}
+    assert [r["line"] for r in quarantine_rows(run_config)] == [None, 7, 8]
+    catalogue.write_bytes(b"".join(lines[:6]) + b"{}\n" * 40)
+    with pytest.raises(StageError, match=r"41 of 46 videos rejected.*'missing_key': 40"):
+        extract(config)
+
+
+def test_a_folder_of_files_is_a_source_of_its_own_and_its_links_do_not_lead_out_of_it(
+    tmp_path: Path, run_config: RunConfig, clips: Path
+) -> None:
+    folder, secret = tmp_path / "folder", tmp_path / "secret.mp4"
+    folder.mkdir()
+    shutil.copy(clips / "silent.mp4", secret)
+    shutil.copy(clips / "silent.mp4", folder / "a.mp4")
+    (folder / "link.mp4").symlink_to(secret)
+    (folder / "inside.mp4").symlink_to("a.mp4")
+    shutil.copy(clips / "silent.mp4", os.fsencode(folder) + b"/caf\xe9.mp4")
+    lake = folder / "lake"
+    own = lake / "_work" / "landing" / "catalogue.jsonl"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"video_id": "own"}\n')
+    config = run_config.model_copy(update={"lake": str(lake)})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    command = ["extract", "--config", str(tmp_path / "config.json"), "--json", "--videos"]
+
+    app([*command, str(folder)], standalone_mode=False)
+    assert sorted(features(config)) == ["a.mp4", "inside.mp4"]
+    found = {r["reason"]: r for r in quarantine_rows(config)}
+    assert set(found) == {"uri_not_allowed", "unparseable"} and found["uri_not_allowed"]["key"] == "link.mp4"
+    assert "caf\ufffd.mp4" in found["unparseable"]["payload"]
+    assert own.read_text() == '{"video_id": "own"}\n', "the catalogue of the lake's own source stays"
+    version = Lake(config.lake).version(FEATURES)
+    app([*command, str(folder)], standalone_mode=False)
+    assert Lake(config.lake).version(FEATURES) == version
+
+
+def test_a_folder_of_files_does_not_replace_the_features_of_another_source(
+    platform: Path, run_config: RunConfig, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "folder").mkdir()
+    shutil.copy(clips / "silent.mp4", tmp_path / "folder" / "x.mp4")
+    other = catalogue_of_folder(tmp_path / "folder", tmp_path / "catalogues")
+    extract(run_config)
+    with pytest.raises(SourceError, match=r"are of .*landing; those of .*folder would replace them: .* \(--lake\)"):
+        extract(run_config, landing=other)
+    assert sorted(features(run_config)) == ["a", "b", "c", "d"]
+    alone = run_config.model_copy(update={"lake": str(tmp_path / "alone")})
+    extract(alone, landing=other)
+    assert sorted(features(alone)) == ["x.mp4"]
+    with caplog.at_level(logging.WARNING, "mealrec.extract"):
+        extract(alone)
+    assert any("the features so far are of" in line and "folder" in line for line in caplog.messages)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mealrec.config import RunConfig, SourceConfig
+from mealrec.config import FeaturesConfig, RunConfig, SourceConfig
+from mealrec.features.probe import VideoRejected, probe
 from mealrec.sources.folder import catalogue_of_folder
 from mealrec.sources.landing import Landing, SourceError
 from mealrec.sources.microlens import read_microlens
@@ -253,11 +255,8 @@ def test_a_catalogue_may_be_jsonl_csv_or_parquet_and_says_what_is_wrong(tmp_path
     (tmp_path / "catalogue.csv").unlink()
     pq.write_table(table.select(["video_id"]), tmp_path / "catalogue.parquet")
     assert landing.catalogue()["title"].null_count == 2
-    (tmp_path / "catalogue.jsonl").write_text('{"video_id": "a"}\n{"video_id": "a"}\n')
-    with pytest.raises(SourceError, match="must be unique; repeated: a"):
-        landing.catalogue()
     (tmp_path / "catalogue.jsonl").write_text('{"video": "a"}\n')
-    with pytest.raises(SourceError, match=r"1 rows without a video_id|no column video_id"):
+    with pytest.raises(SourceError, match=r"catalogue\.jsonl names no video; line 1: missing_key"):
         landing.catalogue()
 
 
@@ -272,8 +271,8 @@ def test_a_catalogue_whose_ids_became_floats_has_the_ids_that_they_were(tmp_path
         {"video_id": "7", "title": "3"},
     ]
     pq.write_table(pa.table({"video_id": [7.0, float("nan")]}), path)
-    with pytest.raises(SourceError, match="1 rows without a video_id"):
-        Landing(tmp_path).catalogue()
+    found = Landing(tmp_path).sifted_catalogue()
+    assert found.videos["video_id"].to_pylist() == ["7"] and [row.reason for row in found.bad] == ["missing_key"]
 
 
 def test_a_folder_of_files_becomes_a_catalogue(tmp_path: Path) -> None:
@@ -282,9 +281,52 @@ def test_a_folder_of_files_becomes_a_catalogue(tmp_path: Path) -> None:
     (tmp_path / "in" / ".hidden").write_bytes(b"x")
     landing = catalogue_of_folder(tmp_path / "in", tmp_path / "out")
     assert landing.catalogue()["video_id"].to_pylist() == ["deep/ünï clip.mp4"]
+    assert landing.root == tmp_path / "in" and landing.catalogue_file().is_relative_to(tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="holds no files"):
         catalogue_of_folder(tmp_path / "empty", tmp_path / "x")
+
+
+def test_a_link_out_of_the_folder_is_not_even_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.mp4").write_bytes(b"x")
+    (tmp_path / "in" / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    landing = catalogue_of_folder(tmp_path / "in", tmp_path / "out")
+    (uri,) = landing.catalogue()["uri"].to_pylist()
+    assert landing.stat(uri) is None
+    with pytest.raises(VideoRejected, match="uri_not_allowed"):
+        probe(uri, landing.root, FeaturesConfig())
+
+
+def test_a_bad_row_is_of_what_a_catalogue_is_known_by(tmp_path: Path) -> None:
+    found = []
+    for more in ("", "{}\n", "[]\n"):
+        (tmp_path / "catalogue.jsonl").write_text('{"video_id": "a"}\n' + more)
+        found.append(Landing(tmp_path).catalogue_fingerprint())
+    assert len(set(found)) == 3
+
+
+def test_a_name_that_is_not_utf_8_costs_its_file_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"good.mp4", b"caf\xe9.mp4"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"x")
+    found = catalogue_of_folder(folder, tmp_path / "out").sifted_catalogue()
+    assert found.videos["video_id"].to_pylist() == ["good.mp4"]
+    assert [(row.reason, "caf\ufffd.mp4" in row.payload) for row in found.bad] == [("unparseable", True)]
+
+
+def test_a_lake_below_the_folder_is_not_of_the_folder(tmp_path: Path) -> None:
+    for path in ("clip.mp4", "lake/features/part.parquet", "lake/_work/log.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(b"x")
+    lake = tmp_path / "lake"
+    landing = catalogue_of_folder(tmp_path, lake / "_work" / "folders", leave_out=[lake / "_work", lake])
+    assert landing.catalogue()["video_id"].to_pylist() == ["clip.mp4"]
+    with pytest.raises(SourceError, match="is the lake itself"):
+        catalogue_of_folder(lake, lake / "_work" / "folders", leave_out=[lake])
+    below = catalogue_of_folder(lake / "features", lake / "_work" / "folders", leave_out=[lake])
+    assert below.catalogue()["video_id"].to_pylist() == ["part.parquet"]
 
 
 def test_event_files_are_taken_up_to_a_day_by_the_day_in_their_names(tmp_path: Path) -> None:

@@ -1,0 +1,186 @@
+"""A catalogue row by row, whatever is in it: for a file that has a row which is not good. Memory: a row; Parquet: the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mealrec.schema import CATALOGUE_COLUMNS
+from mealrec.sources.errors import SourceError
+from mealrec.sources.identifiers import as_text, of_number
+
+CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
+MAX_FIELD = 2**20  # bytes
+MAX_LINE = 2**24  # bytes of a line; Arrow, whose block it is, takes no longer one either
+IS_TEXT = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+
+
+class Row(NamedTuple):
+    """A row as it was found. line: 1-based; cells: text, None, or what is neither; wrong: why it is no record at all, which
+    begins with `oversize` where it is too long."""
+
+    line: int
+    payload: str
+    cells: dict[str, Any]
+    wrong: str = ""
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Raises SourceError for a CSV or Parquet file without a column video_id, or with one of ours twice."""
+    return {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)(path)
+
+
+def known_columns(path: Path, there: list[str]) -> list[str]:
+    """Ours among them. Raises SourceError without a video_id, or where one is named twice."""
+    if "video_id" not in there:
+        raise SourceError(f"{path}: no column video_id; found {', '.join(there) or 'nothing'}")
+    if twice := [name for name in CATALOGUE_COLUMNS if there.count(name) > 1]:
+        raise SourceError(f"{path}: a column is named twice: {', '.join(twice)}")
+    return [name for name in CATALOGUE_COLUMNS if name in there]
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    number = 0
+    with path.open("rb") as file:
+        while line := file.readline(MAX_LINE):
+            number += 1
+            is_cut = len(line) == MAX_LINE and not line.endswith(b"\n")
+            while is_cut and (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            line = line.removeprefix(BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            found = None if is_cut else _object(line)
+            wrong = f"oversize: the line is longer than {MAX_LINE} bytes" if is_cut else ""
+            wrong = wrong or ("" if found is not None else "the line is not a JSON object in UTF-8")
+            yield Row(number, line.rstrip(b"\r\n").decode("utf-8", "replace"), found or {}, wrong)
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
+        found = json.loads(line.decode(), parse_int=str, parse_float=of_number, parse_constant=CONSTANTS.get)
+    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in found.items()}
+
+
+class _Lines:
+    """Lines for csv.reader. number: of the line that was taken last; raw: text of the record that is being read; wrong: what is
+    wrong with it."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.number, self.wrong = 0, ""
+        self.raw: list[str] = []
+
+    def begin(self) -> None:
+        """A record begins."""
+        self.raw, self.wrong = [], ""
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.file.readline(MAX_LINE):
+            self.number += 1
+            if len(line) == MAX_LINE and not line.endswith("\n"):
+                self.wrong = f"oversize: the line is longer than {MAX_LINE} characters"
+                while (rest := self.file.readline(MAX_LINE)) and not rest.endswith("\n"):
+                    pass
+            text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if text != line:
+                self.wrong = self.wrong or "the record is not UTF-8 text"
+            self.raw.append(text)
+            yield text
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _fields_as_long_as_ours():
+        lines = _Lines(file)
+        reader = csv.reader(lines)
+        header = next(reader, [])
+        known_columns(path, header)
+        while True:
+            lines.begin()
+            number = lines.number + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error:  # the reader goes on behind this line
+                cells, lines.wrong = [], f"oversize: a field is longer than {MAX_FIELD} characters"
+            payload = "".join(lines.raw).rstrip("\r\n")
+            if not lines.wrong and payload.count('"') % 2 and _is_open(lines.raw):
+                lines.wrong = "a quote is not closed"
+            if cells and not lines.wrong and len(cells) != len(header):
+                lines.wrong = f"expected {len(header)} cells as in the header, found {len(cells)}"
+            if cells or lines.wrong:  # else the line is blank
+                values = {name: cell or None for name, cell in zip(header, cells, strict=False)}
+                if values.get("video_id"):  # a CSV does not tell numbers from text
+                    values["video_id"] = of_number(values["video_id"])
+                yield Row(number, payload, values, lines.wrong)
+
+
+def _is_open(record: list[str]) -> bool:
+    try:
+        for _ in csv.reader(record, strict=True):
+            pass
+    except csv.Error as error:
+        return str(error) == "unexpected end of data"
+    return False
+
+
+@contextmanager
+def _fields_as_long_as_ours() -> Iterator[None]:
+    before = csv.field_size_limit(MAX_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=known_columns(path, file.schema_arrow.names))
+    columns = {name: _values(table[name]) for name in table.column_names}
+    for at in range(table.num_rows):
+        cells = {name: column[at] for name, column in columns.items()}
+        yield Row(at + 1, json.dumps(cells, ensure_ascii=False, default=_shown), cells)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """Text, numbers as text; nested values and bytes that are no UTF-8 as they are."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_nested(column.type):
+        return list(column.to_pylist())
+    if not any(is_kind(column.type) for is_kind in IS_TEXT):
+        return list(as_text(column).to_pylist())
+    return [None if value is None else _decoded(value) for value in column.cast(pa.binary()).to_pylist()]
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _shown(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
