@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mealrec import logs
-from mealrec.config import RunConfig, SourceConfig
+from mealrec.config import RunConfig, SessionizeConfig, SourceConfig
 from mealrec.config_tables import SourceKind
 from mealrec.options import AsJson
 
@@ -72,7 +72,12 @@ def _ingest(kind: SourceKind, directory: Path, lake: str, as_json: bool) -> None
     from mealrec.stages import ingest as stage
 
     show_progress()
-    config = RunConfig(lake=lake, source=SourceConfig(kind=kind, directory=str(directory)))
+    config = RunConfig(
+        lake=lake,
+        source=SourceConfig(kind=kind, directory=str(directory)),
+        # which times are believed is for the run that follows to say
+        sessionize=SessionizeConfig(earliest="0001-01-01"),
+    )
     with logs.inside("ingest"):
         done = stage.ingest(config)
     print_stages({"ingest": done.model_dump(exclude={"stage"})}, as_json=as_json)

@@ -15,8 +15,11 @@ from mealrec.sources.public import Contents, Interaction, find, integer, land, l
 
 log = logging.getLogger("mealrec.ingest")
 
-# SHA-256 of MicroLens-50k's official files begins and ends so, as far as it is known here
-OFFICIAL = {"MicroLens-50k_pairs.csv": ("7ff8b91b", "f97bbd"), "MicroLens-50k_titles.csv": ("244aad53", "")}
+# SHA-256 of MicroLens-50k's official files
+OFFICIAL = {
+    "MicroLens-50k_pairs.csv": "7ff8b91bcc84f5434ac2c5be7d0b7d7730f5e84f79f9648b5ae67a7641f97bbd",
+    "MicroLens-50k_titles.csv": "244aad5380cbbe0fb43458cfcda5ebe820f534384602f80a64dbbcd07dd30e49",
+}
 PAIRS_HEADER = ["user", "item", "timestamp"]
 TITLES_HEADER = ["item", "title"]
 
@@ -52,11 +55,14 @@ def files(directory: Path) -> list[Path]:
 
 
 def _warn_unless_official(path: Path) -> None:
-    if path.name not in OFFICIAL:
-        return
-    found, (begins, ends) = sha256(path), OFFICIAL[path.name]
-    if not (found.startswith(begins) and found.endswith(ends)):
-        log.warning("%s: SHA-256 %s is not the official file's; reading it as it is", path, found)
+    official = OFFICIAL.get(path.name)
+    if official is not None and (found := sha256(path)) != official:
+        log.warning(
+            "%s: SHA-256 %s is not the official file's, %s; reading it as it is (a SHA256SUMS beside it would refuse it)",
+            path,
+            found,
+            official,
+        )
 
 
 def _stamped_rows(path: Path) -> Iterator[Interaction]:
@@ -72,7 +78,7 @@ def _titles(path: Path) -> dict[str, str | None]:
 
 
 def _rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         first = next(reader, [])
         if [name.strip().lower() for name in first] != header:

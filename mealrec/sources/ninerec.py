@@ -38,7 +38,7 @@ def files(directory: Path) -> list[Path]:
 
 def _titles(path: Path) -> dict[str, str | None]:
     titles: dict[str, str | None] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
         for row in reader:
             if len(row) != COLUMNS:

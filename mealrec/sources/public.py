@@ -78,7 +78,7 @@ def sequence_rows(path: Path, *, separator: str | None) -> Iterator[Interaction]
     """Rows of `user<sep>item item ...`, chronological; a viewer's later line goes on where the one before it ended. Raises
     SourceError naming file and line."""
     ranks: Counter[str] = Counter()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, text in enumerate(file, start=1):
             if not text.strip():
                 continue
@@ -107,10 +107,14 @@ def _land(
     (landing.root / SOURCE).unlink(missing_ok=True)
     videos: set[str] = set(titles)
     count, synthetic = 0, False
+    first = last = None  # by the set's own clock
     with ExitStack() as stack:
         outs = [stack.enter_context((landing.events / f"events-{n}.jsonl").open("w")) for n in range(FILES)]
         for row in rows:
             synthetic = synthetic or row.timestamp_ms is None
+            if row.timestamp_ms is not None:
+                first = row.timestamp_ms if first is None else min(first, row.timestamp_ms)
+                last = row.timestamp_ms if last is None else max(last, row.timestamp_ms)
             videos.add(row.video)
             outs[count % FILES].write(json.dumps(_event(row)) + "\n")
             count += 1
@@ -125,6 +129,8 @@ def _land(
         "interactions": count,
         "videos": len(videos),
         "synthetic_time": synthetic,
+        "first_ms": first,
+        "last_ms": last,
         "files": fingerprint(inputs),
     }
     half = landing.root / f"{SOURCE}.writing"

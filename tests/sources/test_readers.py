@@ -9,12 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from mealrec.config import FeaturesConfig, RunConfig, SourceConfig
+from mealrec.config import ConfigError, FeaturesConfig, RunConfig, SourceConfig, override
 from mealrec.features.probe import VideoRejected, probe
+from mealrec.ingest_cli import ingest as app
 from mealrec.sources.folder import catalogue_of_folder
 from mealrec.sources.landing import Landing, SourceError
-from mealrec.sources.microlens import read_microlens
+from mealrec.sources.microlens import OFFICIAL, read_microlens
 from mealrec.sources.ninerec import read_ninerec
 from mealrec.sources.recbole import contents, read_recbole
 from mealrec.stages.ingest import ingest
@@ -110,7 +112,12 @@ def test_microlens_reads_sequences_and_prefers_timestamps(tmp_path: Path, caplog
     source, _ = read_microlens(folder, Landing(tmp_path / "b"))
     assert not source["synthetic_time"]
     assert {r["timestamp"] for r in events(Landing(tmp_path / "b"))} == {1700000000000, 1700000005000}
-    assert "not the official file's" in caplog.text
+    sums = (
+        OFFICIAL["MicroLens-50k_pairs.csv"],
+        hashlib.sha256((folder / "MicroLens-50k_pairs.csv").read_bytes()).hexdigest(),
+    )
+    assert "not the official file's" in caplog.text and all(one in caplog.text for one in sums)
+    assert all(len(one) == 64 for one in OFFICIAL.values())
     (folder / "MicroLens-50k_pairs.csv").write_text("user,video\n")
     with pytest.raises(SourceError, match="expected the header user,item,timestamp, found 'user,video'"):
         read_microlens(folder, Landing(tmp_path / "c"))
@@ -214,6 +221,45 @@ def test_the_recbole_kind_is_a_source_that_needs_a_folder(tmp_path: Path) -> Non
     assert (summary.rows_out, summary.details["videos"], summary.details["synthetic_time"]) == (2, 3, False)
     with pytest.raises(ValueError, match=r"source\.kind='recbole' needs source\.directory"):
         SourceConfig.model_validate({"kind": "recbole"})
+
+
+OLD = "user_id:token\titem_id:token\ttimestamp:float\n1\t2\t874724710\n3\t4\t893286638\n"
+
+
+def test_a_set_that_is_older_than_what_is_believed_names_the_setting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = recbole(tmp_path / "in", OLD, item=None)
+    config = RunConfig(
+        lake=str(tmp_path / "lake"), source=SourceConfig.model_validate({"kind": "recbole", "directory": str(folder)})
+    )
+    for _ in range(2):  # also where it is landed
+        with pytest.raises(ConfigError, match=r"of 1997-09-20 to 1998-04-22; set sessionize\.earliest=1997-09-20"):
+            ingest(config)
+    assert ingest(override(config, ["sessionize.earliest=1997-09-20"])).rows_out == 2
+    assert "impossible_time" not in caplog.text
+    ingest(override(config, ["sessionize.earliest=1998-01-01"]))
+    assert (
+        "before sessionize.earliest=1998-01-01 will be quarantined as impossible_time: the first is of" in caplog.text
+    )
+    recbole(tmp_path / "in", OLD.replace("874724710", "-1e30"), item=None)
+    with pytest.raises(ConfigError, match="of -1000000000000000019884624838656 ms to 1998-04-22"):
+        ingest(config)
+    done = CliRunner().invoke(app, ["recbole", str(folder), "--lake", str(tmp_path / "other")])
+    assert done.exit_code == 0 and (tmp_path / "other" / "_work" / "landing" / "source.json").is_file()
+
+
+def test_a_byte_order_mark_at_the_beginning_of_a_set_is_no_part_of_it(tmp_path: Path) -> None:
+    mark = "\ufeff"
+    folder = ninerec(tmp_path / "nine", mark + "0 0 1\n", mark + "0,甲,First\n1,乙,\n")
+    assert read_ninerec(folder, Landing(tmp_path / "a"))[0]["videos"] == 2
+    folder = tmp_path / "micro"
+    folder.mkdir()
+    (folder / "x_pairs.tsv").write_text(mark + "1\t3 2\n")
+    (folder / "x_titles.csv").write_text(mark + "item,title\n2,two\n")
+    assert read_microlens(folder, Landing(tmp_path / "b"))[0]["interactions"] == 2
+    (folder / "x_pairs.csv").write_text(mark + "user,item,timestamp\n1,3,1700000000000\n")
+    assert read_microlens(folder, Landing(tmp_path / "c"))[0]["interactions"] == 1
 
 
 @pytest.mark.parametrize(
