@@ -15,15 +15,17 @@ DAYS, FILES_A_DAY, VIDEOS, SESSION = 10, 4, 20_000, 8
 FIRST_MS, DAY_MS = 1_767_571_200_000, 86_400_000  # 2026-01-05T00:00:00Z
 
 
-def write_log(out: Path, rows: int, kind: str, seed: int = 1) -> None:
-    """events/ and catalogue.jsonl in `out`; the same arguments give the same rows."""
+def write_log(out: Path, rows: int, kind: str, seed: int = 1, *, even: bool = False) -> None:
+    """events/ and catalogue.jsonl in `out`; the same arguments give the same rows. even: without the viewer that has 1 % of
+    them."""
     events = out / "events"
     events.mkdir(parents=True)
     (out / "catalogue.jsonl").write_text("".join(json.dumps({"video_id": f"v{n:06d}"}) + "\n" for n in range(VIDEOS)))
     rng = np.random.default_rng(seed)
     viewers = max(rows // 100, 10)
     activity = rng.lognormal(0.0, 1.0, viewers)
-    chance = np.r_[0.01, 0.99 * activity / activity.sum()]
+    heaviest = 0.0 if even else 0.01
+    chance = np.r_[heaviest, (1 - heaviest) * activity / activity.sum()]
     names = {"v": _names("v", VIDEOS + 1, 6), "u": _names("u", viewers + 1, 8)}
     for day in range(DAYS):
         table = _day(rng, day, rows // DAYS, chance, names)

@@ -1,6 +1,7 @@
 """The sessionize stage beside DuckDB and Polars on generated rows: same files, same work, two cores, one after the other.
 
     python benchmarks/sessionize.py --rows 10000000 --format parquet
+    python benchmarks/sessionize.py --rows 10000000 --format parquet --even     # without the viewer that has 1 % of the rows
 
 Each engine is a process of its own; its wall time is that of the whole process, start-up included (for mealrec: the command,
 and the spark-submit that it starts). Peak memory is that of the process and all its children together (proportional set size).
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--format", choices=FORMATS, default="parquet")
+    parser.add_argument("--even", action="store_true", help="without the viewer that has 1 %% of all rows")
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"some of {','.join(ENGINES)}")
     parser.add_argument("--memory", type=float, default=0.85, help="share of the memory at which an engine is ended")
     parser.add_argument("--scratch", type=Path, help="folder for the log and the outputs; default: a temporary one")
@@ -43,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch, prefix="sessionize-") as scratch:
         landing = Path(scratch) / "landing"
-        write_log(landing, arguments.rows, arguments.format)
+        write_log(landing, arguments.rows, arguments.format, even=arguments.even)
         print(f"{arguments.rows} rows of {arguments.format} written", file=sys.stderr, flush=True)
         found = [_measured(name, landing, Path(scratch), arguments) for name in arguments.engines.split(",")]
     answers = {row["engine"]: (row["rows_out"], row["sessions"]) for row in found if "failed" not in row}
@@ -59,14 +61,19 @@ def main() -> None:
 def table(runs: list[dict[str, Any]]) -> str:
     """The README's: a row an engine and run, in order of format and rows."""
     lines = ["| rows | | wall | processor | peak memory |", "|---|---|---:|---:|---:|"]
-    for run in sorted(runs, key=lambda run: (FORMATS.index(run["input"]), run["rows"])):
-        name = f"{run['rows'] // 1_000_000} million, {run['input']}"
+    for run in sorted(runs, key=_what):
+        name = f"{run['rows'] // 1_000_000} million, {run['input']}" + (", no heavy viewer" if run.get("even") else "")
         for row in run["engines"]:
             wall = f"{row['failed']} after {row['seconds']:.0f} s" if "failed" in row else f"{row['seconds']:.1f} s"
             memory = f"{row['peak_mb'] / 1000:.1f} GB"
             lines.append(f"| {name} | {row['engine']} | {wall} | {row['processor_s']:,.0f} s | {memory} |")
             name = ""
     return "\n".join(lines)
+
+
+def _what(run: dict[str, Any]) -> tuple[int, int, bool]:
+    """Which run it is: of a format, so many rows, and whether without the heavy viewer."""
+    return FORMATS.index(run["input"]), run["rows"], run.get("even", False)
 
 
 def _measured(name: str, landing: Path, scratch: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -141,17 +148,18 @@ def _pss(pid: int) -> int:
 
 def _keep(arguments: argparse.Namespace, found: list[dict[str, Any]]) -> None:
     held = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {"format": 1, "runs": []}
+    command = f"python benchmarks/sessionize.py --rows {arguments.rows} --format {arguments.format}"
     run = {
-        "command": f"python benchmarks/sessionize.py --rows {arguments.rows} --format {arguments.format}",
+        "command": command + (" --even" if arguments.even else ""),
         "rows": arguments.rows,
         "input": arguments.format,
+        "even": arguments.even,
         "hardware": hardware(),
         "commit": commit_of(),
         "date": datetime.now(UTC).date().isoformat(),
         "engines": found,
     }
-    same = (run["rows"], run["input"])
-    held["runs"] = [r for r in held["runs"] if (r["rows"], r["input"]) != same] + [run]
+    held["runs"] = [r for r in held["runs"] if _what(r) != _what(run)] + [run]
     arguments.out.write_text(json.dumps(held, indent=1, sort_keys=True) + "\n")
 
 
