@@ -62,8 +62,8 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES)
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
-    catalogue, paths = _catalogue(landing, remote)
-    bad = landing.sifted_catalogue().bad
+    videos, bad = landing.sifted_catalogue()
+    catalogue, paths = _catalogue(videos, landing, remote)
     kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
     rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
     todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
@@ -142,10 +142,10 @@ def _remote(landing: Landing, config: FeaturesConfig) -> dict[str, str]:
         raise StageError(f"the catalogue's object store can't be asked: {str(error).splitlines()[0]}") from error
 
 
-def _catalogue(landing: Landing, remote: dict[str, str]) -> tuple[list[Wanted], dict[str, Path]]:
+def _catalogue(videos: pa.Table, landing: Landing, remote: dict[str, str]) -> tuple[list[Wanted], dict[str, Path]]:
     """Catalogue rows with the size and change time of their files, and where the local files that are there lie."""
     rows, paths = [], {}
-    for row in landing.catalogue().to_pylist():
+    for row in videos.to_pylist():
         uri, title = row["uri"] or None, (row["title"] or "").strip() or None
         stat = landing.stat(uri)
         if uri is not None and stat is not None:
