@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from mealrec.data.packed import save_user_ids, training_part
 from mealrec.data.split import Protocol, leave_one_out, temporal
+from mealrec.durable import publish
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
@@ -53,7 +54,7 @@ def pack(
     try:
         _sweep(out, building / "dead")
         said = _build(lake, versions, building, tokens, frames, protocol)
-        building.rename(out)
+        publish(building, out)
     except OSError:
         if not out.is_dir():
             raise

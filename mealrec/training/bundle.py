@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mealrec.data.packed import Packed
+from mealrec.durable import publish
 from mealrec.model.inference import parts
 from mealrec.model.mealrec import MealRec
 
@@ -42,7 +43,7 @@ def write(model: MealRec, data: Packed, out: Path) -> Path:
     body: dict[str, Any] = {"format": FORMAT, "settings": asdict(model.settings), "data": data.meta}
     (building / "bundle.json").write_text(json.dumps(body, indent=1))
     shutil.rmtree(out, ignore_errors=True)
-    building.rename(out)
+    publish(building, out)
     return out
 
 

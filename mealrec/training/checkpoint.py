@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mealrec.durable import settle
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.training.loop import State
@@ -33,6 +34,10 @@ TENSORS, STATE = "state.safetensors", "state.json"
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another model."""
+
+
+class Damaged(CheckpointError):
+    """A checkpoint that is not whole; an older one may be."""
 
 
 class Snapshot(NamedTuple):
@@ -69,38 +74,42 @@ def snapshot(state: State) -> Snapshot:
 
 
 def write(held: Snapshot, folder: Path) -> None:
-    """Write a snapshot into `folder` (made when absent); state.json last, by rename, so it marks a whole one."""
+    """Write a snapshot into `folder` (made when absent); state.json last, by rename, so it marks a whole one, and each step is
+    on the disk before the next, so it does after a power cut as well."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(held.tensors, folder / TENSORS)
+    settle(folder / TENSORS)
     # the hash, because a file of another checkpoint fits by shape and must not slip in
     body = held.body | {"sha256": _sha256(folder / TENSORS)}
     temporary = folder / f"{STATE}.tmp"
     temporary.write_text(json.dumps(body))
+    settle(temporary)
     temporary.replace(folder / STATE)
+    settle(folder)
+    settle(folder.parent)
 
 
 def load(folder: Path, settings: ModelSettings, config: TrainSettings) -> State:
-    """Rebuild the state. Raises CheckpointError when it is damaged or was made with other settings."""
+    """Rebuild the state. Raises Damaged when it is not whole, CheckpointError when it was made with other settings."""
     try:
         body: Any = json.loads((folder / STATE).read_text())
         found = _sha256(folder / TENSORS)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from None
-    if not isinstance(body, dict) or body.get("format") != FORMAT:
-        kind = body.get("format") if isinstance(body, dict) else None
-        raise CheckpointError(f"{folder}: format {kind!r}; this version reads {FORMAT}")
+        raise Damaged(f"{folder}: not a whole checkpoint: {error}") from None
+    if not isinstance(body, dict) or "format" not in body:
+        raise Damaged(f"{folder}: not a whole checkpoint: {STATE} names no format")
+    if body["format"] != FORMAT:
+        raise CheckpointError(f"{folder}: format {body['format']!r}; this version reads {FORMAT}")
     if body.get("settings") != asdict(settings):
         raise CheckpointError(
             f"{folder}: made with other model settings: {_difference(body.get('settings'), settings)}"
         )
     if body.get("sha256") != found:
-        raise CheckpointError(
-            f"{folder}: not a whole checkpoint: {TENSORS} is not the file that {STATE} was written for"
-        )
+        raise Damaged(f"{folder}: not a whole checkpoint: {TENSORS} is not the file that {STATE} was written for")
     try:
         return _restored(body, load_file(folder / TENSORS), settings, config)
     except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: not a whole checkpoint: {error}") from None
+        raise Damaged(f"{folder}: not a whole checkpoint: {error}") from None
 
 
 def _restored(

@@ -121,34 +121,36 @@ def _fit(job: Job) -> Path:
 
 
 def _worker(arguments: dict[str, Any]) -> None:
-    """Runs in every worker process: resume from the newest checkpoint when there is one, then train to the end."""
+    """Runs in every worker process: resume from the newest whole checkpoint when there is one, then train to the end."""
     import ray.train
     import torch
 
     from mealrec.data.packed import Packed
     from mealrec.model.mealrec import MealRec
-    from mealrec.training import checkpoint, warm
+    from mealrec.training import warm
     from mealrec.training.loop import State, Trainer
     from mealrec.training.peers import Peers
+    from mealrec.training.resume import agreed, newest_whole
 
     job = Job.from_json(arguments)
     config = job.config.settings(warm=job.initial is not None)
     context = ray.train.get_context()
     rank = context.get_world_rank()
+    peers = Peers(rank, context.get_world_size())
     torch.set_num_threads(job.config.threads)
+
+    def say(line: str) -> None:
+        if rank == 0:
+            _append(job.beside("progress"), line)
+
     resumed = ray.train.get_checkpoint()
     if resumed is not None:
-        with resumed.as_directory() as folder:
-            state = checkpoint.load(Path(folder), job.settings, config)
+        state = agreed(newest_whole(job.folder / Path(resumed.path).name, job.settings, config, say), peers)
     elif job.initial is not None:
         state = warm.begin(Path(job.initial), job.settings, config)
     else:
         torch.manual_seed(job.seed)  # every worker starts from the same weights
         state = State.fresh(MealRec(job.settings), config)
-
-    def say(line: str) -> None:
-        if rank == 0:
-            _append(job.beside("progress"), line)
 
     def keep(state: State, figures: dict[str, Any]) -> None:
         _report(state, figures, job.folder if rank == 0 else None)
@@ -156,7 +158,6 @@ def _worker(arguments: dict[str, Any]) -> None:
     if resumed is not None:
         inside = f" and {state.progress.step} steps" if state.progress.step else ""
         say(f"resumed after {state.progress.total_epochs} epochs{inside} ({state.progress.stage})")
-    peers = Peers(rank, context.get_world_size())
     notice = notices(peers, job.beside("stop"), ray.train.get_preemption_info, say)
     Trainer(Packed.open(Path(job.packed)), config, seed=job.seed, peers=peers, say=say, notice=notice).run(
         state,

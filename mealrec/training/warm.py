@@ -23,6 +23,7 @@ from torch import Tensor
 from mealrec.data.arrays import ContentArrays
 from mealrec.data.packed import Packed
 from mealrec.data.split import Protocol
+from mealrec.durable import publish
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
 from mealrec.training.loop import State
@@ -80,7 +81,7 @@ def write(weights: dict[str, Tensor] | None, folder: Path, origin: dict[str, Any
     if weights is not None:
         save_file({name: tensor.contiguous() for name, tensor in weights.items()}, building / WEIGHTS)
     (building / ORIGIN).write_text(json.dumps(origin))
-    building.rename(folder)
+    publish(building, folder)
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
