@@ -2,9 +2,18 @@
 
 Full softmax up to about 100,000 videos: the scores of a few rows at a time are made, give their loss and their gradients, and
 are overwritten by the next rows' (the gradient of a sum needs no second pass over the scores). Above that: a sample of
-negatives shared by the step, drawn by popularity and corrected for it (logQ; Bengio and Senecal 2008, Yi et al. 2019). Both
-return sums, so that workers' losses add up. Under "medium" precision a CPU that multiplies bfloat16 holds the scores of the
-full softmax in it: each is then off by up to 1/256 of itself, at random, and a step's gradient by some hundredth.
+negatives shared by the step, drawn by popularity and corrected for it (below). Both return sums, so that workers' losses add
+up. Under "medium" precision a CPU that multiplies bfloat16 holds the scores of the full softmax in it: each is then off by up
+to 1/256 of itself, at random, and a step's gradient by some hundredth.
+
+The correction (logQ; Bengio and Senecal 2008, Yi et al. 2019). A row's candidates are its target and the videos of the sample.
+Where every video j is in the sample with probability pi_j by itself, a target y and the candidates C are met with a probability
+proportional to P(y) / pi_y, and which of C is the target is guessed best by scores s_j - log pi_j with s_j = log P(j): the loss
+has its minimum where the full softmax has it. Two things differ from the papers, who subtract the log of how often a video is
+expected in the sample, for targets alike: that is log pi_j where it is far below 1, and above 0 for a video so popular that it
+is drawn several times, whose score would have to make up for it (a video of P = .5 was learned as .8). So a video counts once
+however often it is drawn, and its correction is the log of a probability. Draws are not quite by themselves, as their number
+is fixed: what is left is below a hundredth of P for a sample of some dozens, and falls with its size.
 """
 
 from __future__ import annotations
@@ -27,9 +36,10 @@ FULL_SOFTMAX_UP_TO = 100_000
 
 @dataclass(frozen=True)
 class Negatives:
-    """How candidates are drawn: popularity [N + 1] training counts (row 0 is padding and never drawn), count a step.
+    """How candidates are drawn: probability [N + 1] float64 of one draw (row 0 is padding and never drawn), count draws a step.
 
-    Popularity is raised to `power` and one is added, so that videos never watched are drawn as well."""
+    Training counts are raised to `power` after one is added, so that videos never watched are drawn as well. In float64: in
+    float32 the running sum that a draw is looked up in stands still where a rare video comes after many popular ones."""
 
     probability: Tensor
     count: int
@@ -38,11 +48,19 @@ class Negatives:
     def by_popularity(cls, counts: Tensor, count: int, *, power: float = 0.75) -> Negatives:
         weight = (counts.double() + 1).pow(power)
         weight[0] = 0
-        return cls((weight / weight.sum()).float(), count)
+        return cls(weight / weight.sum(), count)
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Items [count], with replacement."""
-        return torch.multinomial(self.probability, self.count, replacement=True, generator=generator)
+        """The distinct items, sorted, of `count` draws with replacement."""
+        drawn = torch.multinomial(self.probability, self.count, replacement=True, generator=generator)
+        distinct: Tensor = torch.unique(drawn)
+        return distinct
+
+    def log_inclusion(self, items: Tensor) -> Tensor:
+        """Log of the probability that a sample has these items in it, float32; very low, and finite, for the padding."""
+        missed = self.count * torch.log1p(-self.probability[items])
+        included: Tensor = -torch.expm1(missed)
+        return included.clamp(min=1e-30).log().float()
 
 
 def next_item_loss(
@@ -60,8 +78,8 @@ def next_item_loss(
         return full_loss(states, table, target, temperature)
     if generator is None:
         raise ValueError("sampled candidates need a generator")
-    expected = (negatives.probability * negatives.count).clamp(min=1e-30).log()
-    return sampled_loss(states, table, target, negatives.draw(generator), expected, temperature)
+    included = negatives.log_inclusion(torch.arange(len(table), device=table.device))
+    return sampled_loss(states, table, target, negatives.draw(generator), included, temperature)
 
 
 def full_loss(states: Tensor, table: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
@@ -76,17 +94,18 @@ def full_loss(states: Tensor, table: Tensor, target: Tensor, temperature: float 
 
 
 def sampled_loss(
-    states: Tensor, table: Tensor, target: Tensor, drawn: Tensor, expected: Tensor, temperature: float = 1.0
+    states: Tensor, table: Tensor, target: Tensor, drawn: Tensor, included: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Each row's own target against the step's sample: target [m] and drawn [n] are rows of table [C, D], expected [C] the log
-    of how often a row is expected in the sample. A drawn candidate that is a row's target does not count twice.
+    """Each row's own target against the step's sample: target [m] and drawn [n] are rows of table [C, D], drawn distinct,
+    included [C] the log of the probability that a row is in the sample. A drawn candidate that is a row's target does not count
+    twice.
 
     Cost and memory: m x n. 0 for no rows."""
     if len(target) == 0:
         return states.sum() * 0 + table.sum() * 0
-    scores = states @ table[drawn].T / temperature - expected[drawn]
+    scores = states @ table[drawn].T / temperature - included[drawn]
     scores = scores.masked_fill(drawn[None, :] == target[:, None], -torch.inf)
-    own = (states * table[target]).sum(-1, keepdim=True) / temperature - expected[target][:, None]
+    own = (states * table[target]).sum(-1, keepdim=True) / temperature - included[target][:, None]
     return F.cross_entropy(torch.cat([own, scores], 1), torch.zeros_like(target), reduction="sum")
 
 
