@@ -42,7 +42,11 @@ class Reference(NamedTuple):
 
 class Recovery(NamedTuple):
     """Losses per trained place: cross-entropy of the next item, divergence from the averaged model's preference on the clean
-    history, and cross-entropy of how much of each item is noise (0 where no denoiser estimates it)."""
+    history, and cross-entropy of how much of each item is noise (0 where no denoiser estimates it).
+
+    Means over this worker's places, which count by its share of the step's positions, and not over all workers': which places
+    are trained is drawn by each for itself, so their number over all would take another communication a step. A place of a
+    worker that drew fewer of them counts a little more; with one worker nothing differs."""
 
     next_item: Tensor
     divergence: Tensor
@@ -102,13 +106,13 @@ def before_backbone(
     newest = torch.zeros_like(mask)
     newest[:, -1] = True
     told = description(drawn)[mask.nonzero()[:, 0]] if model.settings.npd == "told" else None
-    residual, level = model.npd.at(
-        z[mask], before[mask], after[mask], newest[mask], told
-    )  # a third of all places is padding
+    # at the places that hold something: a third and more is padding
+    residual, level = model.npd.at(z[mask], before[mask], after[mask], newest[mask], told)
     trained = newest & _trainable(noisy, clean)
     backbone = {name: p.detach() for name, p in model.backbone.named_parameters()}
     states = functional_call(model.backbone, backbone, (z + spread(residual, mask), mask))
-    noise = F.binary_cross_entropy_with_logits(level, noisy.noise[mask])
+    noise = F.binary_cross_entropy_with_logits(level, noisy.noise[mask], reduction="sum")
+    noise = noise / mask.sum().clamp(min=1)  # a step's only rows may have lost all their items
     return _recovery(model, states, vectors.detach(), seen, clean, noisy, trained, candidates)._replace(noise=noise)
 
 

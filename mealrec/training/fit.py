@@ -23,6 +23,7 @@ from mealrec.model.precision import matmul
 from mealrec.training.average import decay_at, follow
 from mealrec.training.settings import TrainSettings
 from mealrec.training.streams import mix
+from mealrec.training.validation import check_targets
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     device: torch.device | str = "cpu",
 ) -> Fitted:
-    """Train until `patience` epochs bring no better validation NDCG@10, or `warmup_epochs` are over."""
+    """Train until `patience` epochs bring no better validation NDCG@10, or `warmup_epochs` are over. Raises ValueError where
+    nobody has a validation target."""
+    check_targets(data)
     model = model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     optimiser = _optimiser(model, settings)

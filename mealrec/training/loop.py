@@ -39,7 +39,7 @@ from mealrec.training.step import (
     warmup_loss,
 )
 from mealrec.training.streams import mix
-from mealrec.training.validation import validate
+from mealrec.training.validation import check_targets, validate
 
 # what the world outside wants now: nothing; a checkpoint, as a worker may soon be gone; a checkpoint and the end
 Notice = Literal["none", "save", "stop"]
@@ -107,12 +107,14 @@ class Trainer:
     ) -> None:
         """Train until every stage is done, or a notice says stop; `on_epoch` is called after each epoch, `on_step` after every
         config.checkpoint_steps steps inside one and after a step with a notice, both with a state that may be saved and gone on
-        from; `on_stage` at the end of each stage, when state.best is what the stage gives."""
+        from; `on_stage` at the end of each stage, when state.best is what the stage gives. Raises ValueError where there is nothing
+        to train or to validate with."""
         joint = 0 if state.model.settings.is_plain else self.config.joint_epochs
         limits = {"warmup": self.config.warmup_epochs, "joint": joint}
         windows = Windows.of(self.data, state.model.settings.max_history)
         if len(windows.spans) == 0:
             raise ValueError("no training window: every viewer has fewer than two training interactions")
+        check_targets(self.data)
         while not state.progress.finished:
             stage = state.progress.stage
             if state.progress.epoch >= limits[stage] or state.progress.waited >= self.config.patience:

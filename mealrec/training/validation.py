@@ -13,6 +13,20 @@ from mealrec.training.peers import Peers
 from mealrec.training.step import Catalogue, catalogue_vectors
 
 K = 10
+WAYS_OUT = {
+    "temporal": "raise sessionize.valid_share, ingest more days, or set evaluate.protocol=leave-one-out",
+    "leave-one-out": "it takes viewers of three interactions or more: ingest more of their days",
+}
+
+
+def check_targets(data: Packed) -> None:
+    """Raises ValueError where nobody has a validation target: every epoch would be as good as the first, and that be kept."""
+    if not (data.target_at("valid") >= 0).any():
+        protocol = data.meta.get("protocol", "leave-one-out")
+        raise ValueError(
+            f"evaluate.protocol={protocol} leaves no viewer a validation target, which training stops by: "
+            f"{WAYS_OUT[protocol]}"
+        )
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -148,3 +149,15 @@ def test_no_training_window_is_said_plainly(packed: Packed) -> None:
     object.__setattr__(empty, "cuts", leave_one_out(packed.offsets[:1]))
     with pytest.raises(ValueError, match="no training window"):
         Trainer(empty, CONFIG, seed=1).run(fresh(packed))
+
+
+@pytest.mark.parametrize(("protocol", "way_out"), [("temporal", "raise sessionize.valid_share"), (None, "three")])
+def test_nobody_to_validate_with_is_said_plainly_before_an_epoch_is_spent(
+    packed: Packed, protocol: str | None, way_out: str
+) -> None:
+    nobody = packed.cuts._replace(valid_at=np.full_like(packed.cuts.valid_at, -1))
+    meta = packed.meta | ({"protocol": protocol} if protocol else {})
+    data, state = dataclasses.replace(packed, cuts=nobody, meta=meta), fresh(packed)
+    with pytest.raises(ValueError, match=f"leaves no viewer a validation target.*{way_out}"):
+        Trainer(data, CONFIG, seed=1).run(state)
+    assert state.progress.curves == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from mealrec.model.npd import PreferenceDenoiser
 from mealrec.model.settings import ModelSettings, Npd
 from mealrec.training import step
 from mealrec.training.candidates import everything
-from mealrec.training.denoising import Clean, strangers
+from mealrec.training.denoising import Clean, corrupted_history, strangers
 from mealrec.training.loop import catalogue_facts
 from mealrec.training.optimiser import clipped
 from mealrec.training.step import Inputs, LossWeights, distinct, joint_loss
@@ -128,6 +129,27 @@ def gradients(packed: Packed, npd: Npd, weights: LossWeights) -> dict[str, torch
 def test_what_a_denoiser_before_the_backbone_learns_from_reaches_nothing_else(packed: Packed) -> None:
     assert {name.split(".")[0] for name in gradients(packed, "blind", LossWeights())} == {"npd"}
     assert {"npd", "backbone", "ids"} <= {name.split(".")[0] for name in gradients(packed, "state", LossWeights())}
+
+
+def test_histories_that_lost_all_their_items_cost_nothing_and_leave_no_nan(packed: Packed) -> None:
+    history, target = torch.tensor([[6]]), torch.tensor([[7]])
+    videos = distinct(history, target)
+    inputs = inputs_of(packed)._replace(
+        history=history, target=target, videos=videos, content=packed.content.gather(videos)
+    )
+    model, drawn = model_of(packed), corruption.Draw(torch.tensor([corruption.INTERACTION]), torch.tensor([1.0]))
+    empty = 0
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        held, stripped = step._encode_history(model, inputs, model.scene(inputs.content), rng, drawn)
+        clean = Clean(held, stripped, history, target)
+        _, vectors = step._candidate_vectors(model, inputs, LossWeights(), rng)
+        state = rng.get_state()
+        empty += not bool(corrupted_history(clean, drawn, 8, rng).mask.any())
+        rng.set_state(state)
+        loss, parts = step._recovery(model, model_of(packed), clean, inputs, vectors, drawn, LossWeights(), rng)
+        assert all(math.isfinite(value) for value in (float(loss.detach()), *parts.values())), seed
+    assert empty
 
 
 def test_the_estimate_of_the_noise_is_trained_by_its_own_weight(packed: Packed) -> None:
