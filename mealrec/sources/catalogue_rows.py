@@ -132,8 +132,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 lines.wrong = f"expected {len(header)} cells as in the header, found {len(cells)}"
             if cells or lines.wrong:  # else the line is blank
                 values = {name: cell or None for name, cell in zip(header, cells, strict=False)}
-                if values.get("video_id"):  # a CSV does not tell numbers from text
-                    values["video_id"] = of_number(values["video_id"])
+                values["video_id"] = of_number(values.get("video_id") or "") or None  # a number or text, nobody knows
                 yield Row(number, payload, values, lines.wrong)
 
 

@@ -107,8 +107,8 @@ class Trainer:
     ) -> None:
         """Train until every stage is done, or a notice says stop; `on_epoch` is called after each epoch, `on_step` after every
         config.checkpoint_steps steps inside one and after a step with a notice, both with a state that may be saved and gone on
-        from; `on_stage` at the end of each stage, when state.best is what the stage gives. Raises ValueError where there is nothing
-        to train or to validate with."""
+        from; `on_stage` at the end of each stage, when state.best is what the stage gives. Raises ValueError where there is
+        nothing to train or to validate with."""
         joint = 0 if state.model.settings.is_plain else self.config.joint_epochs
         limits = {"warmup": self.config.warmup_epochs, "joint": joint}
         windows = Windows.of(self.data, state.model.settings.max_history)

@@ -62,7 +62,7 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path) -> None:
         (9, "bad_type", None),
         (10, "unparseable", None),
         (11, "unparseable", None),
-        (12, "unparseable", None),
+        (12, "missing_key", None),
     ]
     found = read_catalogue(path).bad
     assert len(found[0].payload) == MAX_PAYLOAD and found[0].detail == "longer than 1048576 bytes: title"
