@@ -114,7 +114,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("text_token_count", pa.int32()),
             ("text_dim", pa.int32()),
             ("duration_ms", pa.int64()),
-            ("declared_frames", pa.int64()),  # what the container says
+            ("declared_frames", pa.int64()),  # what the container says; 0: nothing
             ("decoded_frames", pa.int64()),  # what was really decoded of the frames asked for
             ("thumbnails", pa.list_(pa.binary())),  # JPEG, one a frame; empty when thumbnail_height is 0
             ("decode_warnings", pa.list_(pa.string())),
@@ -226,5 +226,6 @@ VIDEO_REASONS = (
     "decoder_crashed",
     "uri_not_allowed",
     "unreachable",  # the object store did not give it
+    "not_encoded",  # decoded, but an encoder failed on it
     "no_content",  # neither a video nor a title
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ from mealrec.features.probe import VideoRejected
 CHILD = (sys.executable, "-m", "mealrec.features.decoder_child")
 READY = b"ready"
 START_S = 60.0  # for the child's imports on a loaded machine; not taken from a video's deadline
+STARTS = 3  # of a child that is killed before it is ready
+TO_END_S = 5.0  # for a child that has closed its pipe
 RECYCLE_AFTER = 200  # videos; leaks of native code stay bounded
 CHUNK = 1 << 20
 
@@ -148,20 +151,35 @@ class Decoder:
 
     def _child(self) -> subprocess.Popen[bytes]:
         if self.child is None or self.child.poll() is not None:
-            try:
-                self.child = subprocess.Popen(
-                    self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-                )
-            except OSError as error:  # no file descriptor, no memory or no process left, or no such program
-                raise DecoderError(f"the decoder does not start: {error}") from error
-            try:
-                said = _Answer(self.child, time.monotonic() + START_S).line()
-            except (TimeoutError, EOFError):
-                said = b""
-            if said != READY:
+            for left in reversed(range(STARTS)):
+                if self._start():
+                    break
+                assert self.child is not None
+                was_killed = self.child.poll() == -signal.SIGKILL  # as a system short of memory kills
                 self.close()
-                raise DecoderError(f"the decoder does not start; run it by hand to see why: {' '.join(self.command)}")
+                if not (was_killed and left):
+                    raise DecoderError(
+                        f"the decoder does not start; run it by hand to see why: {' '.join(self.command)}"
+                    )
+        assert self.child is not None
         return self.child
+
+    def _start(self) -> bool:
+        """Whether the child that is started becomes ready."""
+        try:
+            self.child = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+        except OSError as error:  # no file descriptor, no memory or no process left, or no such program
+            raise DecoderError(f"the decoder does not start: {error}") from error
+        try:
+            return _Answer(self.child, time.monotonic() + START_S).line() == READY
+        except TimeoutError:
+            return False
+        except EOFError:
+            with suppress(subprocess.TimeoutExpired):
+                self.child.wait(TO_END_S)
+            return False
 
 
 class _Answer:

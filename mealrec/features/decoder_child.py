@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import av.logging
 import decord
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +26,9 @@ from mealrec.features.complaints import Complaints
 from mealrec.features.confinement import confine
 from mealrec.features.header import Header, Rejected, read_header
 from mealrec.features.identity import change_since
-from mealrec.features.sampling import frame_indices, window_samples
+from mealrec.features.sampling import frame_indices
+from mealrec.features.sound import read_sound
 
-SHORT_AUDIO = 0.8  # of the video's duration; a shorter sound leaves windows empty, and silence would look like data
-AUDIO_PADDING_S = 0.25  # what coders add or drop at the ends of a sound
-LOUDEST = 8.0  # full scale is 1; float sound may say 1e25, whose square is none
 SHORT_PICTURES = 0.8  # of the declared duration
 READY = b"ready\n"
 NO_DECODER = "(-1128613112 vs."  # FFmpeg's AVERROR_DECODER_NOT_FOUND in decord's message: AV1, for one
@@ -42,6 +41,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever native code prints must not get between the answers
     confine()
     complaints = Complaints()
+    av.logging.restore_default_callback()  # PyAV keeps to itself what FFmpeg says
+    av.logging.set_libav_level(av.logging.ERROR)
     try:
         answers.write(READY)
         answers.flush()
@@ -89,13 +90,13 @@ def decode(request: dict[str, Any], complaints: Complaints) -> tuple[dict[str, A
     except FAILURES as error:
         raise Rejected("undecodable", _first_line(error)) from None
     warnings = _compared(declared, pictures, len(indices), len(frames), complaints)
-    sound, absent = _sound(path, declared, pictures.seconds, len(frames), request, warnings)
+    sound, absent = read_sound(path, declared, pictures.seconds, len(frames), request, complaints, warnings)
     answer = {
         "ok": True,
         "frames": list(frames.shape),
         "times_ms": [round(1000 * t) for t in pictures.stamps[indices, 0][: len(frames)].tolist()],
         "duration_ms": round(pictures.seconds * 1000),
-        "declared_frames": declared.frames or len(pictures.stamps),
+        "declared_frames": declared.frames,
         "width": declared.width,
         "height": declared.height,
         "audio": None if sound is None else list(sound.shape),
@@ -140,36 +141,6 @@ def _compared(declared: Header, found: Pictures, asked: int, decoded: int, compl
     if complaint := complaints.first():
         warnings.append(f"broken pictures: {complaint}")
     return warnings
-
-
-def _sound(
-    path: str, declared: Header, duration: float, windows: int, request: dict[str, Any], warnings: list[str]
-) -> tuple[Any, str | None]:
-    """Sound [windows, samples] in the middle of each frame's window; or None and why."""
-    rate = int(request["audio_rate"])
-    if not rate:
-        return None, "not_asked"
-    try:
-        samples = decord.AudioReader(path, sample_rate=rate, mono=True)[:].asnumpy()[0]
-    except FAILURES as error:
-        absent = "no_audio_stream" if "audio stream" in str(error).lower() else "audio_undecodable"
-        return None, absent
-    if len(samples) == 0:
-        return None, "audio_undecodable"
-    late = declared.audio_late
-    ends, expected = late + len(samples) / rate, max(duration, late + declared.audio_seconds)
-    if ends < expected - AUDIO_PADDING_S:
-        warnings.append(f"sound lasts {ends:.2f} s of {expected:.2f} s")
-    if min(ends, duration) - max(late, 0) < SHORT_AUDIO * duration:
-        return None, "audio_short"
-    shift = round(late * rate)  # decord's samples begin with the sound, its frames' times with the pictures
-    samples = np.pad(samples, (shift, 0)) if shift > 0 else samples[-shift:]
-    spans = window_samples(duration, windows, rate, int(request["audio_samples"]))
-    out = np.zeros((windows, spans[0][1] - spans[0][0]), dtype=np.float32)
-    for row, (start, end) in enumerate(spans):
-        part = samples[max(start, 0) : end]
-        out[row, : len(part)] = part
-    return np.clip(np.nan_to_num(out), -LOUDEST, LOUDEST), None
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,7 +5,8 @@ Runs in the decoder's child. Imports av alone. Cost: a few milliseconds; a rotat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -17,6 +18,7 @@ OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,gif,mpegts,mpeg",
 }
+PADDING_S = 0.25  # what coders add or drop at the ends of a sound
 FAILURES = (FFmpegError, OSError, ValueError, MemoryError)
 
 
@@ -30,13 +32,15 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """Native size as shown, and what is declared: 0 frames or seconds where the container says nothing. audio_late: seconds
-    by which the sound starts behind the pictures, below 0 where it starts before them."""
+    """Native size as shown, and what is declared: 0 frames or seconds where the container says nothing. seconds: of the
+    pictures; longest: of whatever is in the file; audio_late: by which the sound starts behind the pictures, below 0 where it
+    starts before them."""
 
     width: int
     height: int
     frames: int
     seconds: float
+    longest: float
     audio_seconds: float
     audio_late: float
 
@@ -58,8 +62,10 @@ def read_header(path: str, request: dict[str, Any]) -> Header:
             shown = _shown(known)
             found = _declared_by(shown, container)
             turned = "mov" in container.format.name and _is_turned(container, shown)
-            return Header(found.height, found.width, *_declared(found)) if turned else found
+            return replace(found, width=found.height, height=found.width) if turned else found
     except FAILURES as error:
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise  # no file's fault: it is tried again
         raise Rejected("unreadable", str(getattr(error, "strerror", None) or error)[:300]) from None
 
 
@@ -70,31 +76,40 @@ def _shown(streams: list[Any]) -> Any:
     return max(streams, key=lambda one: (not one.disposition & cover, one.bit_rate or 0))
 
 
+def sound_stream(container: Any) -> Any:
+    """The stream of sound that is heard, FFmpeg's own best one; None without one."""
+    return container.streams.best("audio")
+
+
 def _declared_by(video: Any, container: Any) -> Header:
-    audio = container.streams.audio
-    seconds = [s for s in (_seconds(video.duration, video.time_base), (container.duration or 0) / 1e6) if s > 0]
+    sound, whole = sound_stream(container), _whole(container)
+    seconds = max(_seconds(video.duration, video.time_base), 0.0) or whole
+    sounds = [_seconds(one.duration, one.time_base) for one in container.streams.audio]
     return Header(
-        video.width,
-        video.height,
-        max(video.frames, 0),
-        seconds[0] if seconds else 0.0,
-        _seconds(audio[0].duration, audio[0].time_base) if audio else 0.0,
-        _seconds(audio[0].start_time, audio[0].time_base) - _seconds(video.start_time, video.time_base)
-        if audio
+        width=video.width,
+        height=video.height,
+        frames=max(video.frames, 0),
+        seconds=seconds,
+        longest=max(seconds, whole, *sounds),
+        audio_seconds=_seconds(sound.duration, sound.time_base) if sound else 0.0,
+        audio_late=_seconds(sound.start_time, sound.time_base) - _seconds(video.start_time, video.time_base)
+        if sound
         else 0.0,
     )
 
 
-def _declared(header: Header) -> tuple[int, float, float, float]:
-    return header.frames, header.seconds, header.audio_seconds, header.audio_late
+def _whole(container: Any) -> float:
+    """Seconds from the container's first moment to its last; Matroska says the last alone, which may count from 0."""
+    start = (container.start_time or 0) if "matroska" in container.format.name else 0
+    return max(((container.duration or 0) - max(start, 0)) / 1e6, 0.0)
 
 
 def _within(found: Header, request: dict[str, Any]) -> None:
     if found.width * found.height > int(request["max_pixels"]):
         size = f"{found.width} x {found.height}"
         raise Rejected("too_many_pixels", f"{size}; features.max_pixels is {request['max_pixels']}")
-    if found.seconds > float(request["max_seconds"]):
-        raise Rejected("too_long", f"{found.seconds:.0f} s; features.max_seconds is {request['max_seconds']:g}")
+    if found.longest - PADDING_S > float(request["max_seconds"]):
+        raise Rejected("too_long", f"{found.longest:.0f} s; features.max_seconds is {request['max_seconds']:g}")
     if found.frames > int(request["max_frames"]):
         raise Rejected("too_many_frames", f"{found.frames}; features.max_frames is {request['max_frames']}")
 

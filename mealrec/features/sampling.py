@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 # part of the encoders' digest: change both together
-METHOD = "middles of equal time windows, no frame twice, sound of their time"
+METHOD = "middles of equal time windows, no frame twice, sound of their time, by PyAV"
 ROUNDING_S = 1e-4  # containers and float32 give a frame's time no better than this
 
 

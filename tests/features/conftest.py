@@ -26,9 +26,11 @@ def render(
     starts_ms: list[int] | None = None,
     noise: bool = False,
     tags: dict[str, str] | None = None,
+    codec: str = "aac",
+    silent: bool = False,
 ) -> Path:
     """Frame i is flat grey of level 10 + 8 i, so that a test can tell which frames it was given; with noise, pictures that take
-    some bytes, behind the header."""
+    some bytes, behind the header. codec: of the sound, a tone, or silence."""
     rng = np.random.default_rng(0)
     with av.open(str(path), "w", options={"movflags": "faststart"} if noise else {}) as container:
         container.metadata.update(tags or {})
@@ -36,7 +38,7 @@ def render(
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         if starts_ms is not None:
             video.codec_context.time_base = Fraction(1, 1000)
-        audio = container.add_stream("aac", rate=RATE, layout="mono") if sound_s else None
+        audio = container.add_stream(codec, rate=RATE, layout="mono") if sound_s else None
         for i in range(frames):
             picture = np.full((HEIGHT, WIDTH, 3), 10 + 8 * i, np.uint8)
             if noise:
@@ -47,7 +49,7 @@ def render(
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if audio is not None:
-            wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(sound_s * RATE)) / RATE)
+            wave = (not silent) * 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(sound_s * RATE)) / RATE)
             sound = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), format="fltp", layout="mono")
             sound.rate, sound.pts = RATE, 0
             container.mux(audio.encode(sound))

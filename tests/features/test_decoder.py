@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -10,7 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -18,9 +21,10 @@ import pytest
 
 from mealrec.config import FeaturesConfig
 from mealrec.features import decoder as decoder_module
+from mealrec.features import decoder_child
 from mealrec.features.decoder import Decoded, Decoder, DecoderError
 from mealrec.features.encoders import build
-from mealrec.features.header import Rejected, read_header
+from mealrec.features.header import Header, Rejected, read_header
 from mealrec.features.probe import VideoRejected
 from mealrec.features.rows import decoder_for
 from tests.features.conftest import RATE, render
@@ -146,6 +150,96 @@ def test_a_sound_far_beyond_full_scale_is_cut_to_numbers_that_can_be_squared(dec
         loud.mux(audio.encode(sound))
     sound = decoder.decode(tmp_path / "loud.mkv").sound
     assert sound is not None and sound.max() == 8 and np.isfinite(sound).all()
+
+
+def lasting(path: Path, seconds: float, codec: str = "flac") -> Path:
+    """Two seconds of pictures and a silence of so many, in a few kB."""
+    return render(path, sound_s=seconds, codec=codec, silent=True)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("mp4", "aac"), ("mp4", "flac"), ("mkv", "flac")])
+def test_a_sound_that_is_longer_than_a_video_may_be_is_refused_by_its_header(
+    tmp_path: Path, suffix: str, codec: str
+) -> None:
+    path = lasting(tmp_path / f"a.{suffix}", 9, codec)
+    bounds = Decoder(CONFIG.model_copy(update={"max_seconds": 8.0}), audio_rate=RATE, audio_samples=20_000).limits
+    with pytest.raises(Rejected) as caught:
+        read_header(str(path), bounds)
+    assert caught.value.reason == "too_long"
+    assert read_header(str(path), bounds | {"max_seconds": 8.9}).seconds <= 9.1, "coders add a little at its end"
+
+
+def test_a_sound_of_which_the_header_lies_is_bounded_by_the_seconds_that_it_has(tmp_path: Path) -> None:
+    path = lasting(tmp_path / "a.mkv", 9)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, in ms
+    data[at : at + 8] = struct.pack(">d", 2000.0)
+    path.write_bytes(data)
+    with Decoder(CONFIG.model_copy(update={"max_seconds": 8.0}), audio_rate=RATE, audio_samples=20_000) as bounded:
+        assert read_header(str(path), bounded.limits).longest == 2.0
+        assert rejection(bounded, path).reason == "too_long"
+
+
+def test_memory_does_not_grow_with_the_length_of_the_sound(decoder: Decoder, tmp_path: Path) -> None:
+    used = []
+    for seconds in (10, 180):  # of which the longer one has 30 MB more at 44.1 kHz
+        path = lasting(tmp_path / f"{seconds}.mp4", seconds)
+        assert path.stat().st_size < 500_000
+        assert decoder.decode(path).sound is not None
+        status = Path(f"/proc/{decoder._child().pid}/status").read_text()
+        used.append(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) // 1024)  # type: ignore[index]
+    assert used[1] - used[0] < 25, f"MB at most: {used}"
+
+
+def test_a_sound_with_a_hole_in_it_is_told_with_what_ffmpeg_says_of_it(decoder: Decoder, tmp_path: Path) -> None:
+    path = render(tmp_path / "a.mp4", sound_s=2.0)
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.pos is not None]
+    data = bytearray(path.read_bytes())
+    for packet in packets[20:40]:
+        data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    path.write_bytes(data)
+    warnings = decoder.decode(path).warnings
+    assert any(one.startswith("broken sound: [aac") and "0x" not in one for one in warnings), warnings
+
+
+def test_a_container_that_says_no_number_of_frames_declares_none(decoder: Decoder, tmp_path: Path) -> None:
+    assert decoder.decode(render(tmp_path / "a.mkv")).declared_frames == 0
+
+
+def test_a_container_that_counts_its_time_from_another_moment_declares_no_more_for_it(
+    decoder: Decoder, tmp_path: Path
+) -> None:
+    decoded = decoder.decode(render(tmp_path / "a.mkv", starts_ms=[5000 + 80 * i for i in range(25)]))
+    assert (decoded.warnings, round(decoded.duration_ms, -2)) == ([], 1900)
+
+
+def test_pictures_that_end_early_are_told(decoder: Decoder, clips: Path) -> None:
+    assert "the container declares 2.00 s, its pictures end at 1.50 s" in decoder.decode(clips / "torn.mp4").warnings
+
+
+def test_times_that_do_not_increase_and_frames_that_are_missing_are_told() -> None:
+    declared, times = Header(96, 64, 3, 3.0, 3.0, 0.0, 0.0), np.array([[0, 1], [1, 2], [1, 3]], np.float64)
+    complaints = SimpleNamespace(first=lambda: None)
+    compared = partial(decoder_child._compared, declared, complaints=complaints)
+    assert compared(decoder_child.Pictures(None, times), 3, 3) == ["frame times do not increase"]
+    times[2, 0] = 2
+    assert compared(decoder_child.Pictures(None, times), 3, 3) == []
+    assert compared(decoder_child.Pictures(None, times), 3, 2) == ["3 frames asked, 2 decoded"]
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_picture_that_is_shown_turned_has_its_sides_exchanged(decoder: Decoder, tmp_path: Path, degrees: int) -> None:
+    """The display matrix of the track's header, 16.16 fixed, turned by hand."""
+    path = render(tmp_path / "a.mp4")
+    data, cos, sin = bytearray(path.read_bytes()), *{0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 20] = struct.pack(">5i", cos << 16, sin << 16, 0, -sin << 16, cos << 16)
+    path.write_bytes(data)
+    found = read_header(str(path), decoder.limits)
+    assert (found.width, found.height) == ((64, 96) if degrees % 180 else (96, 64))
+    decoded = decoder.decode(path)
+    assert (decoded.width, decoded.height) == (found.width, found.height)
 
 
 def test_absent_sound_says_why(decoder: Decoder, clips: Path) -> None:
@@ -352,6 +446,27 @@ def test_the_child_is_recycled_after_a_number_of_videos(clips: Path, monkeypatch
             seen.add(recycled._child().pid)
             recycled.decode(clips / "one_frame.mp4")
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("kills", [2, 3])
+def test_a_child_that_is_killed_as_it_starts_is_started_again_a_few_times(
+    clips: Path, tmp_path: Path, kills: int
+) -> None:
+    killed = tmp_path / "killed"
+    killed.write_bytes(b"")
+    program = (
+        "import os, signal, sys\n"
+        f"if os.path.getsize({str(killed)!r}) >= {kills}:\n"
+        "    os.execv(sys.executable, [sys.executable, '-m', 'mealrec.features.decoder_child'])\n"
+        f"open({str(killed)!r}, 'ab').write(b'x')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with stub(program) as decoder:
+        if kills == 2:
+            assert levels(decoder.decode(clips / "sound.mp4")) == [3, 9, 15, 21]
+        else:
+            with pytest.raises(DecoderError, match="does not start"):
+                decoder.decode(clips / "sound.mp4")
 
 
 def test_a_decoder_that_does_not_start_blames_no_video(clips: Path) -> None:
