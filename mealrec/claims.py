@@ -111,6 +111,20 @@ def take(root: str, stage: str, run_id: str, tables: Sequence[str] = ()) -> int:
     raise RuntimeError(f"stage {stage!r} could not be claimed in {TRIES} tries: too many runs begin at once")
 
 
+def release(root: str, claim: Claim, run_id: str) -> None:
+    """Say that the run that holds this claim has nothing to commit: nobody has to wait for it."""
+    DeltaTable(f"{root}/{CLAIMS}").create_write_transaction(
+        [],
+        mode="append",
+        schema=SCHEMA,
+        partition_by=[],
+        commit_properties=CommitProperties(
+            custom_metadata={STAGE_KEY: claim.stage, NUMBER_KEY: str(claim.number), RUN_KEY: run_id, TABLES_KEY: ""}
+        ),
+        post_commithook_properties=KEEP_LOG,
+    )
+
+
 def check(root: str, claim: Claim) -> None:
     """Raises Overtaken, naming the run that took over, when the claim is no longer the stage's newest."""
     claims = DeltaTable(f"{root}/{CLAIMS}")
@@ -123,8 +137,9 @@ def check(root: str, claim: Claim) -> None:
 
 
 def newest(root: str) -> list[Newest]:
-    """Of every stage that ever claimed. Cost: one read of the claims' log."""
+    """Of every stage that ever claimed; one that was released is for no tables. Cost: one read of the claims' log."""
     uri, found = f"{root}/{CLAIMS}", dict[str, Newest]()
+    # newest first: of a claim and its release the release
     for entry in DeltaTable(uri).history() if DeltaTable.is_deltatable(uri) else ():
         stage, number = entry.get(STAGE_KEY), int(entry.get(NUMBER_KEY, 0))
         if stage is not None and (stage not in found or number > found[stage].number):

@@ -48,6 +48,16 @@ def test_a_run_that_was_overtaken_commits_nothing_and_says_by_whom(lake: Lake) -
     assert keys(lake) == ["run-2"]
 
 
+def test_a_claim_that_is_given_back_is_waited_for_by_nobody_and_a_newer_one_still_is(lake: Lake) -> None:
+    first = lake.claim("extract", "run-1", FEATURES, QUARANTINE)
+    lake.release(first, "run-1")
+    assert [(one.number, one.run_id, one.tables) for one in newest(lake.root)] == [(1, "run-1", ())]
+    second = lake.claim("extract", "run-2", QUARANTINE)
+    lake.release(first, "run-1")
+    assert [(one.number, one.run_id, one.tables) for one in newest(lake.root)] == [(2, "run-2", (QUARANTINE,))]
+    assert commit(lake, second, "run-2") == 0
+
+
 def test_small_tables_and_effects_outside_the_lake_are_fenced_too(lake: Lake) -> None:
     first = lake.claim("sequences", "run-1", ITEMS)
     lake.claim("sequences", "run-2", ITEMS)
