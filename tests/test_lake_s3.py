@@ -22,6 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mealrec.cluster import ray_cluster
 from mealrec.config import FeaturesConfig, RayConfig, RunConfig, SourceConfig
 from mealrec.features.extract import write_part
+from mealrec.features.remote import NOT_ASKED
 from mealrec.lake import Lake, LostRace, Provenance
 from mealrec.model.mealrec import MealRec
 from mealrec.model.settings import ModelSettings
@@ -230,7 +231,7 @@ def test_extraction_writes_to_the_object_store_and_finds_its_rows_again(lake: La
 
 @pytest.mark.media
 def test_videos_in_the_object_store_are_read_by_the_workers_and_only_changed_ones_again(
-    lake: Lake, tmp_path: Path
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, bucket = boto3.client("s3"), f"videos-{uuid4().hex}"
     store.create_bucket(Bucket=bucket)
@@ -270,6 +271,12 @@ def test_videos_in_the_object_store_are_read_by_the_workers_and_only_changed_one
         assert first.rows_out == 2 and extract(config).skipped
         store.put_object(Bucket=bucket, Key="good", Body=render(tmp_path / "clips" / "b.mp4", frames=12).read_bytes())
         second = extract(config)
+        with monkeypatch.context() as patch:
+            patch.setattr("mealrec.stages.extract.remote_stats", lambda uris: dict.fromkeys(uris, NOT_ASKED))
+            unasked = extract(config)
+    assert (unasked.details["reused"], unasked.rows_out) == (2, 2), (
+        "features stay where their objects can't be asked for"
+    )
     assert [second.details[name] for name in ("reused", "rejected_before", "done_now")] == [1, 7, 1]
     assert second.quarantined == first.quarantined
     declared = {r["video_id"]: r["declared_frames"] for r in lake.read(FEATURES).to_pylist()}

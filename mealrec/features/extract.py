@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -28,7 +29,9 @@ from mealrec.features.decoder import DecoderError
 from mealrec.features.encoders import build
 from mealrec.features.held import may_pass
 from mealrec.features.kept_frames import KeptFrames
-from mealrec.features.rows import Row, Seconds, Wanted, bucket_of, decoder_for, describe
+from mealrec.features.limits import limits_of, noted
+from mealrec.features.remote import sweep_copies
+from mealrec.features.rows import EncodersFailed, Row, Seconds, Wanted, bucket_of, decoder_for, describe
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, QUARANTINE, SCHEMAS
 
@@ -36,6 +39,8 @@ log = logging.getLogger("mealrec.extract")
 
 TITLES_A_BLOCK = 128  # rows without a video cost a title's encoding only
 ACTOR_CPUS = 0.8  # whole CPUs for the actors would starve Ray Data's own tasks on a small machine
+INIT_DEATHS = 3  # actors killed one after the other before they were ready; one more ends the run
+TAKEN_ALONG = 3  # workers that may die over a block, by whatever kills them; then the run ends and names its videos
 SAY_EVERY_S = 5.0
 STAGE_FOLDER = "stage=extract"  # of this stage's quarantine parts
 
@@ -122,13 +127,14 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block], full: boo
 
     DataContext.get_current().enable_progress_bars = False
     DataContext.get_current().verbose_stats_logs = False
+    DataContext.get_current().max_consecutive_actor_init_deaths = INIT_DEATHS
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # our own lines say how far it is
     # one row a block: whatever way Ray cuts its input, a block stays whole
     rows = pa.table({"block": [json.dumps(asdict(b)) for b in todo]})
     actors = min(config.features.actors, len(todo))
     statuses = ray.data.from_arrow([rows.slice(i, 1) for i in range(len(rows))]).map_batches(
         ExtractActor,
-        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), full),
+        fn_constructor_args=(config.model_dump(mode="json"), lake.root, str(lake.work), str(root), full, uuid4().hex),
         batch_format="pyarrow",
         batch_size=1,
         compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
@@ -155,7 +161,9 @@ def _run(config: RunConfig, lake: Lake, root: Path, todo: list[Block], full: boo
 class ExtractActor:
     """A Ray actor: encoders loaded once, one decoder child, one block at a time."""
 
-    def __init__(self, config: dict[str, Any], lake_root: str, work: str, root: str, full: bool = False) -> None:
+    def __init__(
+        self, config: dict[str, Any], lake_root: str, work: str, root: str, full: bool = False, run: str = ""
+    ) -> None:
         import torch
 
         torch.set_num_threads(1)
@@ -167,21 +175,28 @@ class ExtractActor:
         self.decoder = decoder_for(self.encoders, self.config)
         self.kept = None
         if self.config.keep_frames and self.decoder is not None:
-            self.kept = KeptFrames(self.lake.folder("frames"), self.decoder.sampling(), anew=full)
-        self.said = _Said()
+            # not Lake.folder: a work folder that takes nothing costs the frames, not the run
+            frames = self.lake.work / "frames"
+            self.kept = KeptFrames(frames, self.decoder.sampling(), limits_of(self.config), anew=full)
+        self.said, self.tally = _Said(), _Tally(run)
+        sweep_copies()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._do(json.loads(text)) for text in batch["block"].to_pylist()])
 
     def _do(self, block: Row) -> Row:
         """Write the block's two parts, empty or not: both there means done. Returns the status row, also where that fails: what
-        is no video's fault stops the run, not the actor."""
+        is no video's fault stops the run, not the actor; so does a block that has taken too many workers along."""
         wanted = [Wanted(**video) for video in block["videos"]]
         spent, rejected, failed = Seconds(), 0, ""
         try:
+            if (times := self.tally.begin(block["features_part"])) > TAKEN_ALONG:
+                videos = ", ".join(w.video_id for w in wanted)
+                raise DecoderError(f"{times} workers were killed over the videos {videos}: take out what kills them")
             rejected = self._write(block, wanted, spent)
-        except (OSError, DecoderError) as error:
+        except (OSError, MemoryError, DecoderError, EncodersFailed) as error:
             failed = f"{type(error).__name__}: {error}"
+        self.tally.end(block["features_part"])
         return {
             "videos": len(wanted),
             "rejected": rejected,
@@ -196,9 +211,39 @@ class ExtractActor:
         outcome = describe(wanted, self.root, self.config, self.encoders, self.decoder, spent, self.kept)
         for row in outcome.quarantine:
             log.info("%s rejected: %s", row["key"], row["reason"])
+            if row["reason"] == "not_encoded":  # as likely our fault as the video's: say how
+                log.warning("%s: %s", row["key"], row["detail"])
         write_part(self.lake, QUARANTINE, block["quarantine_part"], outcome.quarantine)
-        write_part(self.lake, FEATURES, block["features_part"], outcome.features)
+        write_part(self.lake, FEATURES, block["features_part"], outcome.features, noted(limits_of(self.config)))
         return len(outcome.quarantine)
+
+
+class _Tally:
+    """How often each block was begun, in the memory of the cluster's head: what a worker knows dies with it. One for a run."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def begin(self, part: str) -> int:
+        """How often it was begun before, each time by a worker that died over it; 0 outside Ray."""
+        import ray
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+        if not ray.is_initialized():
+            return 0
+        before = int(_internal_kv_get(self._key(part)) or 0)
+        _internal_kv_put(self._key(part), str(before + 1).encode(), overwrite=True)
+        return before
+
+    def end(self, part: str) -> None:
+        import ray
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        if ray.is_initialized():
+            _internal_kv_del(self._key(part))
+
+    def _key(self, part: str) -> bytes:
+        return f"mealrec:{self.run}:{part}".encode()
 
 
 class _Said(logging.Handler):
@@ -219,21 +264,22 @@ class _Said(logging.Handler):
         return "\n".join(lines)
 
 
-def write_part(lake: Lake, table: str, path: str, rows: list[Row]) -> None:
-    """Write one part below the table's root by rename; partition columns are in its folder names, not in the file.
+def write_part(lake: Lake, table: str, path: str, rows: list[Row], notes: Mapping[Any, Any] | None = None) -> None:
+    """Write one part below the table's root by rename; partition columns are in its folder names, not in the file. notes: the
+    file's own metadata.
 
-    Raises OSError where it can't be written; nothing of it stays then."""
+    Raises OSError where it can't be written; nothing of it stays then. Of writers of the same part each writes a whole one."""
     folders = {part.partition("=")[0] for part in path.split("/")[:-1]}
-    schema = pa.schema([field for field in SCHEMAS[table] if field.name not in folders])
+    schema = pa.schema([field for field in SCHEMAS[table] if field.name not in folders], notes)
     filesystem, root = lake.filesystem(table)
     folder, _, name = f"{root}/{path}".rpartition("/")
     filesystem.create_dir(folder, recursive=True)
-    temporary = f"{folder}/.{name}.writing"
+    temporary = f"{folder}/.{name}.{uuid4().hex}.writing"
     try:
         with full_disk.named(f"{folder}/{name}"), filesystem.open_output_stream(temporary) as out:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
         filesystem.move(temporary, f"{folder}/{name}")
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             filesystem.delete_file(temporary)
         raise

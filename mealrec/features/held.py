@@ -12,6 +12,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mealrec.config import FeaturesConfig
+from mealrec.features.identity import expect_files_fault
+from mealrec.features.limits import Limits, limits_of, noted_in, still_within
+from mealrec.features.remote import NOT_ASKED
 from mealrec.features.rows import Wanted, bucket_of, file_hash, reads_file, source_of, title_hash
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES
@@ -22,7 +25,6 @@ COLUMNS = (
     "content_hash",
     "source_stat",
     "absent",
-    "declared_frames",
     "decoded_frames",
 )
 
@@ -36,8 +38,8 @@ class HeldRow:
     content_hash: str
     source_stat: str
     absent: tuple[str, ...]
-    declared_frames: int
     decoded_frames: int
+    limits: Limits  # that its video was within
 
 
 def rows_in(lake: Lake, files: Iterable[str]) -> dict[str, HeldRow]:
@@ -46,10 +48,12 @@ def rows_in(lake: Lake, files: Iterable[str]) -> dict[str, HeldRow]:
     rows: dict[str, HeldRow] = {}
     for file in files:
         with filesystem.open_input_file(f"{root}/{file}") as source:
-            found: list[dict[str, Any]] = pq.read_table(source, columns=list(COLUMNS)).to_pylist()
+            table = pq.read_table(source, columns=list(COLUMNS))
+        limits = noted_in(table.schema.metadata)
+        found: list[dict[str, Any]] = table.to_pylist()
         for row in found:
             video, absent = row.pop("video_id"), tuple(row.pop("absent") or ())
-            rows[video] = HeldRow(file=file, absent=absent, **row)
+            rows[video] = HeldRow(file=file, absent=absent, limits=limits, **row)
     return rows
 
 
@@ -60,11 +64,14 @@ def unchanged(
     config: FeaturesConfig,
     encoders: str,
 ) -> set[str]:
-    """Ids whose row still stands: same encoders, same title, and the same file by uri, size and change time, else by content.
+    """Ids whose row still stands: same encoders, same title, no limit lowered, and the same file by uri, size and change time,
+    else by content. An object that can't be asked for is taken to be as it was: a store that is away for some takes no features
+    along.
 
-    paths: where each video's local file lies. Only files of which one of the three is another are read.
+    paths: where each video's local file lies. Only files of which one of the three is another are read. Raises OSError for what
+    is no file's fault.
     """
-    kept = set()
+    kept, limits = set[str](), limits_of(config)
     for one in catalogue:
         row = held.get(one.video_id)
         if row is None or row.encoder_digest != encoders:
@@ -74,7 +81,9 @@ def unchanged(
         if not in_place or titled != title_hash(one.title) or bool(bytes_hash) != reads_file(one, config):
             continue
         if not bytes_hash or (
-            one.stat and (source_of(one) == row.source_stat or _is_as_before(one, paths, bytes_hash))
+            one.stat
+            and still_within(row.limits, limits)
+            and (_is_same_source(one, row) or _is_as_before(one, paths, bytes_hash))
         ):
             kept.add(one.video_id)
     return kept
@@ -86,7 +95,7 @@ def moved(held: Mapping[str, HeldRow], catalogue: Iterable[Wanted], kept: set[st
     return {
         one.video_id: source_of(one)
         for row, one in standing
-        if not row.content_hash.startswith(":") and row.source_stat != source_of(one)
+        if not row.content_hash.startswith(":") and not _is_same_source(one, row)
     }
 
 
@@ -109,12 +118,19 @@ def may_pass(row: Mapping[str, Any]) -> bool:
     return "tried_as" not in json.loads(row["payload"])
 
 
+def _is_same_source(one: Wanted, row: HeldRow) -> bool:
+    if one.stat == NOT_ASKED:
+        return row.source_stat.split(":", 2)[2:] == [one.uri]
+    return source_of(one) == row.source_stat
+
+
 def _is_as_before(one: Wanted, paths: Mapping[str, Path], bytes_hash: str) -> bool:
     """By content; an object of another time is fetched again with its features, not for its hash alone. A file that went away
     or may not be read is not as before: who decodes it says why."""
     try:
         return one.video_id in paths and file_hash(paths[one.video_id]) == bytes_hash
-    except OSError:
+    except OSError as error:
+        expect_files_fault(error)
         return False
 
 
@@ -123,6 +139,6 @@ def figures(rows: Iterable[HeldRow]) -> dict[str, Any]:
     frames, absent = 0, Counter[str]()
     for row in rows:
         frames += row.decoded_frames
-        if row.declared_frames:
+        if row.decoded_frames:
             absent.update(entry.partition(":")[0] for entry in row.absent)
     return {"frames": frames, "absent": dict(sorted(absent.items()))}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from mealrec.config import FeaturesConfig
-from mealrec.features.identity import identity_of, open_regular
+from mealrec.features.identity import expect_files_fault, identity_of, open_regular
 from mealrec.schema import VIDEO_REASONS
 
 
@@ -32,8 +33,8 @@ class Probe:
 
 
 def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
-    """Raises VideoRejected. What is named below root must lie there, symbolic links included; absolute paths elsewhere are the
-    catalogue's own word. Reads the first bytes only."""
+    """Raises VideoRejected, and OSError for what is no video's fault. What is named below root must lie there, symbolic links
+    included; absolute paths elsewhere are the catalogue's own word. Reads the first bytes only."""
     try:
         path = _local_path(uri, root)
         if not path.is_file():
@@ -49,6 +50,8 @@ def probe(uri: str, root: Path, config: FeaturesConfig) -> Probe:
     except PermissionError as error:
         raise VideoRejected("unreadable", f"{uri}: {error.strerror}", lasting=False) from None
     except (OSError, ValueError) as error:  # a name too long for the file system, or with a null byte in it
+        if isinstance(error, OSError):
+            expect_files_fault(error)
         raise VideoRejected("missing_file", f"{uri[:200]!r}: {error}") from None
     if container is None:
         raise VideoRejected("not_a_video", "the first bytes are of no known video container")
@@ -81,7 +84,7 @@ def _local_path(uri: str, root: Path) -> Path:
             raise VideoRejected("uri_not_allowed", f"scheme {scheme!r}; allowed: a path or file://")
         if not rest.startswith("/"):
             raise VideoRejected("uri_not_allowed", f"{uri}: write file:///absolute/path")
-        uri = rest
+        uri = unquote(rest)
     path = root / uri  # an absolute path stays as it is
     below = not Path(uri).is_absolute() or path.is_relative_to(root)
     try:

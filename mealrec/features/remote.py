@@ -6,10 +6,12 @@ late. Cost: a worker's disk holds one video at a time.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -19,9 +21,14 @@ import pyarrow.fs as pafs
 
 from mealrec import full_disk
 from mealrec.config import FeaturesConfig
+from mealrec.features.identity import expect_files_fault
 from mealrec.features.probe import Probe, VideoRejected, probe
 
 CHUNK = 1 << 20
+COPY = "mealrec-video-"  # what the names of the folders of copies begin with
+LEFT_S = 6 * 3600.0  # of this age, whoever made it is no longer at work
+NOT_ASKED = "?"  # in place of an object's size and time: its store answers, but not for this one
+NO_BUCKET = "' not found"  # in Arrow's message for a bucket that is nowhere
 AT_ONCE = 1000  # objects a listing call asks for
 ALONE_AT_ONCE = 32  # where one of them has failed: a store that is away has to be noticed soon
 
@@ -30,21 +37,30 @@ def is_remote(uri: str | None, config: FeaturesConfig) -> bool:
     return bool(uri) and str(uri).partition("://")[0] in config.url_schemes and "://" in str(uri)
 
 
+def sweep_copies() -> None:
+    """Copies that killed workers left in this machine's temporary folder."""
+    for left in Path(tempfile.gettempdir()).glob(f"{COPY}*"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                shutil.rmtree(left)
+
+
 @contextmanager
 def local_file(uri: str, root: Path, config: FeaturesConfig) -> Iterator[Probe]:
     """A probed file: the catalogue's own, or a copy of the object that goes when the block ends. Raises VideoRejected."""
     if not is_remote(uri, config):
         yield probe(uri, root, config)
         return
-    with tempfile.TemporaryDirectory(prefix="mealrec-video-") as folder:
+    with tempfile.TemporaryDirectory(prefix=COPY) as folder:
         copy = Path(folder) / "video"
         _copy(uri, copy, config.max_bytes)
         yield probe(copy.name, copy.parent, config)
 
 
 def remote_stats(uris: Iterable[str]) -> dict[str, str]:
-    """size:mtime_ns of each object that is there. Cost: one request an object, many at a time. Raises OSError where a store
-    can't be asked; what is no proper uri, or fails alone, is left out, and rejected when its turn comes."""
+    """size:mtime_ns of each object that is there, NOT_ASKED for one that alone can't be asked for. Cost: one request an object,
+    many at a time. Raises OSError where a store can't be asked; what is no proper uri is left out, and rejected when its turn
+    comes."""
     stores: dict[int, tuple[pafs.FileSystem, list[tuple[str, str]]]] = {}
     for uri in uris:
         try:
@@ -58,25 +74,26 @@ def remote_stats(uris: Iterable[str]) -> dict[str, str]:
         for start in range(0, len(objects), AT_ONCE):
             uris_now, paths = zip(*objects[start : start + AT_ONCE], strict=True)
             for uri, info in zip(uris_now, _infos(filesystem, list(paths), answered), strict=True):
-                answered = answered or info is not None
-                if info is not None and info.type == pafs.FileType.File:
+                answered = answered or isinstance(info, pafs.FileInfo)
+                if isinstance(info, OSError):
+                    found[uri] = NOT_ASKED
+                elif isinstance(info, pafs.FileInfo) and info.type == pafs.FileType.File:
                     found[uri] = f"{info.size}:{info.mtime_ns or 0}"
     return found
 
 
-def _infos(filesystem: pafs.FileSystem, paths: list[str], answered: bool) -> list[pafs.FileInfo | None]:
-    """Of all at once or, where that fails, of each alone, None for those that fail. Raises OSError where the store has not
-    answered before and answers for none of these either."""
+def _infos(filesystem: pafs.FileSystem, paths: list[str], answered: bool) -> list[pafs.FileInfo | Exception]:
+    """Of all at once or, where that fails, of each alone, with its error for those that fail. Raises OSError where the store
+    has not answered before and answers for none of these either."""
     try:
         return list(filesystem.get_file_info(paths))
     except (OSError, pa.ArrowException):
         with ThreadPoolExecutor(ALONE_AT_ONCE) as pool:
             alone = list(pool.map(lambda path: _info_or_error(filesystem, path), paths))
     failures = [one for one in alone if isinstance(one, OSError)]
-    infos = [one if isinstance(one, pafs.FileInfo) else None for one in alone]
-    if failures and not answered and not any(infos):
+    if failures and not answered and not any(isinstance(one, pafs.FileInfo) for one in alone):
         raise failures[0]
-    return infos
+    return alone
 
 
 def _info_or_error(filesystem: pafs.FileSystem, path: str) -> pafs.FileInfo | Exception:
@@ -87,37 +104,48 @@ def _info_or_error(filesystem: pafs.FileSystem, path: str) -> pafs.FileInfo | Ex
 
 
 def _copy(uri: str, to: Path, max_bytes: int) -> None:
-    """Raises VideoRejected, and OSError where this machine has no room for it, which is no video's fault."""
-    filesystem, path = _object(uri)
+    """Raises VideoRejected, and OSError where this machine has no room for it, or no descriptor: no video's fault."""
     try:
+        filesystem, path = _object(uri)
         info = filesystem.get_file_info(path)
         if info.type != pafs.FileType.File:
             raise VideoRejected("missing_file", f"{uri} does not exist")
         if info.size > max_bytes:
             raise VideoRejected("too_large", f"{info.size} bytes; features.max_bytes is {max_bytes}")
         with filesystem.open_input_file(path) as source, to.open("wb") as out:
-            left = max_bytes  # whatever the store said of its size
+            before, left = _version(info, source), max_bytes  # whatever the store said of its size
             while part := source.read(min(CHUNK, left + 1)):
                 left -= len(part)
                 if left < 0:
                     raise VideoRejected("too_large", f"more bytes than features.max_bytes={max_bytes}")
                 out.write(part)
+        with filesystem.open_input_file(path) as again:  # its parts came one by one, of whatever lay there then
+            after = _version(filesystem.get_file_info(path), again)
     except FileNotFoundError:
-        raise VideoRejected("missing_file", f"{uri} went away") from None
+        raise VideoRejected("missing_file", f"{uri} went away", lasting=False) from None
     except pa.ArrowInvalid as error:
         raise VideoRejected("uri_not_allowed", f"{uri}: {str(error).splitlines()[0][:200]}") from None
     except (OSError, pa.ArrowException) as error:
         if full := full_disk.told(error, str(to)):
             raise OSError(full) from error
+        if isinstance(error, OSError):
+            expect_files_fault(error)
         raise VideoRejected("unreachable", f"{uri}: {str(error).splitlines()[0][:200]}", lasting=False) from None
-    if to.stat().st_size != info.size:
-        read = to.stat().st_size
+    if (read := to.stat().st_size) != info.size:
         raise VideoRejected("changed_while_read", f"{info.size} bytes before, {read} read", lasting=False)
+    if after != before:
+        raise VideoRejected("changed_while_read", f"it was {before}, then {after}", lasting=False)
+
+
+def _version(info: pafs.FileInfo, source: pa.NativeFile) -> str:
+    """What tells an object from another in its place: size, time and, as many know seconds alone, its ETag where it has one."""
+    tag = source.metadata().get("ETag", b"")
+    return f"{info.size}:{info.mtime_ns or 0}:{tag.decode(errors='replace')}"
 
 
 def _object(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow file system and path. Raises VideoRejected for a uri that carries more than a place: options could send a worker,
-    and the credentials that it has, to any server."""
+    and the credentials that it has, to any server. Raises OSError as _store does."""
     try:
         parts = urlsplit(uri)
     except ValueError as error:
@@ -131,8 +159,14 @@ def _object(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _store(bucket: str) -> tuple[pafs.FileSystem, str]:
+    """Raises OSError where it can't be asked what it is (S3 has to tell a bucket's region), and VideoRejected where there is no
+    such bucket."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(bucket)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise VideoRejected("unreachable", f"{bucket}: {str(error).splitlines()[0][:200]}", lasting=False) from None
+    except OSError as error:
+        if NO_BUCKET in str(error):
+            raise VideoRejected("missing_file", str(error).splitlines()[0][:200]) from None
+        raise
+    except (ValueError, pa.ArrowException) as error:
+        raise VideoRejected("uri_not_allowed", f"{bucket}: {str(error).splitlines()[0][:200]}") from None
     return filesystem, str(path).rstrip("/")

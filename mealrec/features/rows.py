@@ -19,21 +19,22 @@ from PIL import Image
 
 from mealrec import __version__
 from mealrec.config import FeaturesConfig, digest
-from mealrec.features.decoder import CHILD, Decoded, Decoder
+from mealrec.features.decoder import CHILD, Decoded, Decoder, DecoderError
 from mealrec.features.encoders import EncoderSet
 from mealrec.features.encoders.audio import RATE, SAMPLES
 from mealrec.features.encoders.protocol import Title
-from mealrec.features.identity import change_since, open_regular
+from mealrec.features.identity import change_since, expect_files_fault, open_regular
 from mealrec.features.kept_frames import KeptFrames
 from mealrec.features.probe import Probe, VideoRejected
-from mealrec.features.remote import local_file
+from mealrec.features.remote import NOT_ASKED, local_file
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A catalogue row that needs features; stat is size:mtime_ns of its file or object, "" where there is none."""
+    """A catalogue row that needs features; stat is size:mtime_ns of its file or object, "" where there is none, NOT_ASKED where
+    its store did not say."""
 
     video_id: str
     uri: str | None
@@ -56,6 +57,10 @@ class Outcome:
 
     features: list[Row] = field(default_factory=list)
     quarantine: list[Row] = field(default_factory=list)
+
+
+class EncodersFailed(RuntimeError):
+    """The device that the encoders run on failed, or has no memory left: no video is to blame."""
 
 
 def bucket_of(video_id: str, buckets: int) -> int:
@@ -83,9 +88,28 @@ def describe(
             row = _row(one, by_id.get(one.video_id), root, config, encoders, decoder, spent, kept)
         except VideoRejected as rejected:
             outcome.quarantine.append(quarantine_row(one, rejected, tried_as(config, encoders.digest)))
+        except (OSError, MemoryError, DecoderError):
+            raise
+        except Exception as error:
+            if _is_the_devices(error):
+                raise EncodersFailed(f"{one.video_id}: {_told(error)}") from error
+            failed = VideoRejected("not_encoded", _told(error), lasting=False)
+            outcome.quarantine.append(quarantine_row(one, failed, tried_as(config, encoders.digest)))
         else:
             outcome.features.append(row)
     return outcome
+
+
+def _is_the_devices(error: Exception) -> bool:
+    """torch's own classes for it, by name: old ones are without some of them, and a CUDA error may come as a RuntimeError."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return (
+        bool(names & {"OutOfMemoryError", "AcceleratorError"}) or "CUDA" in str(error) or "can't allocate" in str(error)
+    )
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
 
 
 def file_hash(path: Path) -> str:
@@ -99,8 +123,9 @@ def title_hash(title: str | None) -> str:
 
 
 def source_of(one: Wanted) -> str:
-    """Size, change time and uri of the video's file or object, by which it is known again unread; "" where there is none."""
-    return f"{one.stat}:{one.uri}" if one.stat else ""
+    """Size, change time and uri of the video's file or object, by which it is known again unread; "" where there is none, or
+    nobody knows."""
+    return f"{one.stat}:{one.uri}" if one.stat not in ("", NOT_ASKED) else ""
 
 
 def reads_file(one: Wanted, config: FeaturesConfig) -> bool:
@@ -142,7 +167,7 @@ def _row(
 
 def _decoded(found: Probe, decoder: Decoder, kept: KeptFrames | None, spent: Seconds) -> tuple[str, Decoded]:
     """SHA-256 of the file and what was decoded from these very bytes. Raises VideoRejected, also where the file changed or went
-    away since it was probed."""
+    away since it was probed, and OSError for what is no video's fault."""
     began = time.monotonic()
     try:
         content = file_hash(found.path)
@@ -153,6 +178,7 @@ def _decoded(found: Probe, decoder: Decoder, kept: KeptFrames | None, spent: Sec
         _expect_unchanged(found)  # or else that is the reason
         raise
     except OSError as error:
+        expect_files_fault(error)
         raise _changed(f"it was there, then: {error.strerror}") from None
     finally:
         spent.decode += time.monotonic() - began
@@ -250,7 +276,7 @@ def quarantine_row(one: Wanted, rejected: VideoRejected, tried: str) -> Row:
     """With what has to be the same for the video to be rejected again; without it where the reason may pass."""
     payload = {"video_id": one.video_id, "uri": one.uri, "title": one.title}
     went_away = rejected.reason == "missing_file" and one.stat
-    if rejected.lasting and not went_away:
+    if rejected.lasting and not went_away and one.stat != NOT_ASKED:
         payload |= {"stat": one.stat, "tried_as": tried}
     return {
         "reason": rejected.reason,

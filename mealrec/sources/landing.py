@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from stat import S_ISREG
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -91,7 +92,7 @@ class Landing:
     def resolve(self, uri: str) -> str:
         """A catalogue uri as a local path (relative ones are below root) or, with another scheme, as it came."""
         if uri.startswith("file://"):
-            return uri.removeprefix("file://")
+            return unquote(uri.removeprefix("file://"))
         return uri if "://" in uri else str(self.root / uri)
 
     def events_fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from mealrec.features.encoders import digest_of
 from mealrec.features.extract import Extracted, ExtractionError, plan, rejects_in, rows_in_part, write_part
 from mealrec.features.extract import extract as run_blocks
 from mealrec.features.held import HeldRow, figures, may_pass, moved, rejected_as_before, rows_in, unchanged
-from mealrec.features.remote import is_remote, remote_stats
+from mealrec.features.remote import NOT_ASKED, is_remote, remote_stats
 from mealrec.features.rows import Wanted, tried_as
 from mealrec.lake import DIGEST_KEY, SUMMARY_KEY, Commit, Lake, Provenance
 from mealrec.redaction import redact
@@ -64,15 +64,18 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     videos, bad = landing.sifted_catalogue()
     catalogue, paths = _catalogue(videos, landing, remote)
-    kept = set() if full else unchanged(held, catalogue, paths, config.features, encoders)
+    kept = set() if full else _unchanged(held, catalogue, paths, config.features, encoders)
     rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
     todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
     said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
     log.info(said, len(catalogue), len(kept), len(rejected), len(todo))
     if bad:
         log.warning("%d rows of %s name no video; line %d: %s", len(bad), landing.catalogue_file(), *bad[0][:2])
+    if taken := sum(w.stat == NOT_ASKED for w in catalogue if w.video_id in kept):
+        log.warning("%d of them could not be asked for in their store and are taken to be as they were", taken)
     _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
-    day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base)
+    # a whole run finds the parts of its own attempts alone: those of others may be of frames that were kept
+    day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base, *(["full"] if full else []))
     try:
         extracted = run_blocks(config, lake, landing.root, plan(todo, config.features, day, attempt), full=full)
     except ExtractionError as error:
@@ -83,6 +86,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     extracted = replace(extracted, quarantine=[*extracted.quarantine, *still])
     rejects, new = rejects_in(lake, extracted.quarantine), rows_in(lake, extracted.features)
     if done is not None and not new and _by_key(rejects) == _by_key(before):
+        lake.release(claim, run_id)
         return _up_to_date(done)
     extracted = replace(extracted, quarantine=[*extracted.quarantine, *_bad_rows(lake, landing, bad, day, attempt)])
     reasons = dict(sorted(Counter(row["reason"] for row in [*rejects, *(r._asdict() for r in bad)]).items()))
@@ -152,6 +156,16 @@ def _catalogue(videos: pa.Table, landing: Landing, remote: dict[str, str]) -> tu
             paths[row["video_id"]] = Path(landing.resolve(uri))
         rows.append(Wanted(row["video_id"], uri, title, f"{stat[0]}:{stat[1]}" if stat else remote.get(uri or "", "")))
     return rows, paths
+
+
+def _unchanged(
+    held: dict[str, HeldRow], catalogue: list[Wanted], paths: dict[str, Path], config: FeaturesConfig, encoders: str
+) -> set[str]:
+    """As `unchanged`. Raises StageError where files can't be read for no fault of theirs."""
+    try:
+        return unchanged(held, catalogue, paths, config, encoders)
+    except OSError as error:
+        raise StageError(f"files of the catalogue can't be read: {error}; nothing was committed") from error
 
 
 def _rejected_by(lake: Lake, commit: Commit | None) -> list[dict[str, Any]]:
@@ -277,5 +291,5 @@ def _carry_over(lake: Lake, file: str, standing: list[str], sources: dict[str, s
     rows = [row | {"source_stat": sources.get(row["video_id"], row["source_stat"])} for row in rows]
     folder, _, name = file.rpartition("/")
     part = f"{folder}/part-kept-{digest(key, name)}.parquet"
-    write_part(lake, FEATURES, part, rows)
+    write_part(lake, FEATURES, part, rows, table.schema.metadata)
     return part

@@ -149,10 +149,16 @@ def test_descriptors_do_not_leak_and_running_out_of_them_says_so(clips: Path) ->
         "        found = describe(wanted[i : i + 10], Path(sys.argv[1]), config, none, decoder, Seconds())\n"
         "        assert (len(found.features), len(found.quarantine)) == (5, 5)\n"
         "        decoder.close()\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 10))\n"
         "try: decoder.decode(Path('x'))\n"
         "except DecoderError as error: print(error)\n"
+        "with Decoder(config, audio_rate=0, audio_samples=0) as decoder:\n"
+        "    for room in (0, 1):\n"  # none for the look at a file, then none for its child
+        "        resource.setrlimit(resource.RLIMIT_NOFILE, (used - 1 + room, used + 10))\n"
+        "        try: describe(wanted[1:2], Path(sys.argv[1]), config, none, decoder, Seconds())\n"
+        '        except (OSError, DecoderError): print("no descriptor is no video\'s fault")\n'
     )
     done = subprocess.run([sys.executable, "-c", program, str(clips)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("no descriptor is no video's fault") == 2, done.stdout
     assert "the decoder does not start" in done.stdout and "Too many open files" in done.stdout

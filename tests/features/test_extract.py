@@ -29,10 +29,27 @@ from mealrec.sources.folder import catalogue_of_folder
 from mealrec.sources.landing import SourceError
 from mealrec.stages.extract import extract
 from mealrec.stages.summary import StageError
+from mealrec.stages.vacuum import clean
 
 pytestmark = [pytest.mark.ray, pytest.mark.media]
 
 Make = Callable[[list[dict[str, Any]]], Path]
+
+HOSTILE = {
+    "anim.gif": "unreadable",
+    "audio_only.m4a": "no_video_stream",
+    "audio_only.mp4": "no_video_stream",
+    "av1.mp4": "undecodable",
+    "corrupt_hole.mp4": "undecodable",
+    "corrupt_mdat.mp4": "undecodable",
+    "corrupt_moov.mp4": "unreadable",
+    "h264.ts": "undecodable",
+    "random.mp4": "not_a_video",
+    "text.mp4": "not_a_video",
+    "trunc_100b.mp4": "unreadable",
+    "trunc_moov_end.mp4": "unreadable",
+    "zero.mp4": "empty_file",
+}
 
 
 # the real child, but for videos with this in their path: there it spins in native code with the GIL held, as decord may;
@@ -231,6 +248,39 @@ def test_a_uri_that_names_another_file_of_the_same_size_and_time_is_decoded_and_
     assert extract(run_config).details["reused"] == 4
 
 
+def test_lower_limits_hold_for_what_is_there_as_for_what_is_new(
+    platform: Path, run_config: RunConfig, tmp_path: Path
+) -> None:
+    keeping = override(run_config, ["features.keep_frames=true", "features.max_quarantine_share=1"])
+    extract(keeping)
+    strict = override(keeping, ["features.max_seconds=3"])  # which one of four does not pass
+    lowered, anew = extract(strict), extract(override(strict, [f"lake={tmp_path / 'anew'}"]))
+    assert (lowered.rows_out, lowered.quarantined) == (anew.rows_out, anew.quarantined)
+    assert quarantined(strict)["d"] == "too_long" and (lowered.details["reused"], anew.rows_out) == (0, 3)
+    raised = extract(keeping)
+    assert raised.details["reused"] == 3 and "d" in features(keeping), "what passed lower limits stands"
+    carried = extract(override(keeping, ["features.max_seconds=4"]))
+    assert carried.details["reused"] == 3, "also where its part was rewritten for it"
+
+
+def test_a_whole_run_does_not_take_over_what_an_interrupted_one_finished(
+    platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_between_its_commits(run_config, monkeypatch)
+    assert extract(run_config, full=True).details["done_now"] == 6
+
+
+def test_frames_that_can_not_be_kept_cost_no_video_and_not_the_run(
+    platform: Path, run_config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = platform / "work"
+    work.touch()  # holds for root too, whom no read-only folder stops
+    config = override(run_config, ["features.keep_frames=true", f"work={work}"])
+    with caplog.at_level(logging.INFO, "mealrec.extract"):
+        assert extract(config).rows_out == 4
+    assert any("frames are not kept: " in line for line in caplog.messages)
+
+
 def test_what_was_rejected_stays_so_until_it_may_be_otherwise(
     platform: Path, run_config: RunConfig, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +365,8 @@ def test_a_run_again_tries_what_may_pass_and_is_up_to_date_where_it_did_not(
     for _ in range(2):
         again = extract(run_config)
         assert again.skipped and again.version == first.version, "tried, and as before"
+        for table in (FEATURES, QUARANTINE):
+            assert clean(Lake(run_config.lake), table, orphan_hours=1) == [], "and nobody waits for it"
     broken.unlink()
     second = extract(run_config)
     assert [second.details[name] for name in ("reused", "rejected_before", "done_now")] == [3, 2, 1]
@@ -373,6 +425,7 @@ def test_every_real_and_every_hostile_clip_ends_in_exactly_one_table(
     summary = extract(config)
     good, bad = set(features(config)), quarantined(config)
     assert not good & set(bad)
+    assert {name.removeprefix("hostile/"): reason for name, reason in bad.items()} == HOSTILE
     assert len(good) + len(bad) == len(files) == 70
     assert all(name.startswith("hostile/") for name in bad), "every real clip decodes"
     assert summary.quarantined == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 from mealrec.config import FeaturesConfig
 from mealrec.features.held import HeldRow, figures, moved, rejected_as_before, unchanged
+from mealrec.features.limits import NAMES, limits_of
 from mealrec.features.probe import VideoRejected, probe
+from mealrec.features.remote import NOT_ASKED
 from mealrec.features.rows import Wanted, bucket_of, quarantine_row, source_of, title_hash
 
 CONFIG = FeaturesConfig()
@@ -22,10 +25,10 @@ ROW = HeldRow(
     content_hash=f"{hashlib.sha256(DATA).hexdigest()}:{title_hash('rice')}",
     source_stat=source_of(VIDEO),
     absent=(),
-    declared_frames=24,
     decoded_frames=8,
+    limits=limits_of(CONFIG),
 )
-TITLE_ONLY = replace(ROW, content_hash=f":{title_hash('rice')}", source_stat="", declared_frames=0, decoded_frames=0)
+TITLE_ONLY = replace(ROW, content_hash=f":{title_hash('rice')}", source_stat="", decoded_frames=0)
 
 
 @pytest.fixture
@@ -56,6 +59,36 @@ def test_another_file_of_the_same_size_and_time_is_told_by_its_uri(file: Path) -
     file.write_bytes(b"b" * 16)
     assert not stands(ROW, elsewhere, file)
     assert unchanged({"v": ROW}, [elsewhere], {}, CONFIG, "enc") == set(), "an object is fetched again"
+
+
+def test_an_object_that_can_not_be_asked_for_stands_as_it_was(file: Path) -> None:
+    unknown = replace(VIDEO, stat=NOT_ASKED)
+    assert unchanged({"v": ROW}, [unknown], {}, CONFIG, "enc") == {"v"}
+    assert moved({"v": ROW}, [unknown], {"v"}) == {}
+    assert source_of(unknown) == "", "what is decoded of one is fetched again when it can be told"
+    for other in (replace(unknown, uri="w.mp4"), replace(unknown, title="noodles")):
+        assert unchanged({"v": ROW}, [other], {}, CONFIG, "enc") == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_stands_while_no_limit_is_lower_than_those_that_it_passed(tmp_path: Path, name: str) -> None:
+    limit = getattr(CONFIG, name)
+    lower, higher = (CONFIG.model_copy(update={name: limit + more}) for more in (-1, 1))
+    assert stands(ROW, VIDEO, tmp_path, higher) and not stands(ROW, VIDEO, tmp_path, lower)
+    assert stands(replace(ROW, limits=limits_of(lower)), VIDEO, tmp_path)
+    assert not stands(replace(ROW, limits={}), VIDEO, tmp_path), "nobody knows what it passed"
+    assert stands(replace(TITLE_ONLY, limits={}), Wanted("v", None, "rice", ""), tmp_path), "there is nothing to pass"
+
+
+def test_a_file_that_can_not_be_read_for_no_fault_of_its_own_stops_the_stage(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(path: Path) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("mealrec.features.held.file_hash", failing)
+    with pytest.raises(OSError, match="Too many open files"):
+        stands(ROW, replace(VIDEO, stat="16:2"), file)
 
 
 def test_where_a_moved_file_lies_now_is_to_be_kept(file: Path) -> None:
@@ -114,6 +147,8 @@ def test_a_rejected_video_is_not_tried_again_while_nothing_is_another() -> None:
     bad = VideoRejected("undecodable", "no frame")
     assert is_rejected_again(VIDEO, bad, VIDEO)
     assert not is_rejected_again(VIDEO, bad, VIDEO, "with other encoders")
+    unknown = replace(VIDEO, stat=NOT_ASKED)
+    assert not is_rejected_again(unknown, bad, unknown), "it may be another object"
     for change in ({"title": "noodles"}, {"uri": "w.mp4"}, {"stat": "16:2"}, {"stat": ""}, {"video_id": "another"}):
         assert not is_rejected_again(VIDEO, bad, replace(VIDEO, **change)), change
 

@@ -4,6 +4,7 @@ running, and the next run goes on."""
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,9 +21,11 @@ import pytest
 
 from mealrec.cluster import ray_cluster
 from mealrec.config import RunConfig, override
+from mealrec.features.extract import TAKEN_ALONG
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, QUARANTINE
 from mealrec.stages.extract import extract
+from mealrec.stages.summary import StageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
 
@@ -82,6 +85,12 @@ def test_killed_actors_and_a_killed_decoder_cost_no_video(
     killed: list[str] = []
 
     def kill() -> None:
+        while not killed:  # one that still loads its encoders
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if not killed and "ExtractActor" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append("ExtractActor")
         for number, kind in ((2, "ExtractActor"), (8, "decoder_child"), (14, "ExtractActor")):
             until = time.monotonic() + 120
             while len(parts(config)) < number and time.monotonic() < until:
@@ -98,7 +107,7 @@ def test_killed_actors_and_a_killed_decoder_cost_no_video(
         killer.start()
         summary = extract(config)
         killer.join()
-    assert killed == ["ExtractActor", "decoder_child", "ExtractActor"]
+    assert killed == ["ExtractActor", "ExtractActor", "decoder_child", "ExtractActor"]
     good = Lake(config.lake).read(FEATURES)["video_id"].to_pylist()
     bad = Lake(config.lake).read(QUARANTINE)
     assert sorted([*good, *bad["key"].to_pylist()]) == [f"v{i:02}" for i in range(VIDEOS)]
@@ -106,3 +115,31 @@ def test_killed_actors_and_a_killed_decoder_cost_no_video(
         "at most the video that the killed decoder had in hand"
     )
     assert (summary.rows_in, summary.rows_out) == (VIDEOS, len(good))
+
+
+def test_a_block_that_kills_every_worker_ends_the_run_and_is_named(
+    make_landing: Callable[[list[dict[str, Any]]], Path],
+    run_config: RunConfig,
+    clips: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["before", "kills its worker"]
+    root = make_landing([{"video_id": name, "uri": f"videos/{name}.mp4", "title": None} for name in names])
+    for name in names:
+        shutil.copy(clips / "silent.mp4", root / "videos" / f"{name}.mp4")
+    kills = (
+        "import os, signal\n"
+        "from mealrec.features import decoder_child as child\n"
+        "decode = child.decode\n"
+        "def kill(request, *rest):\n"
+        "    if 'kills its worker' in request['path']: os.kill(os.getppid(), signal.SIGKILL)\n"
+        "    return decode(request, *rest)\n"
+        "child.decode, child.confine = kill, lambda: None\n"
+        "child.main()\n"
+    )
+    monkeypatch.setenv("MEALREC_DECODER", shlex.join([sys.executable, "-c", kills]))
+    config = override(run_config, ["features.batch_videos=1", "features.buckets=1"])
+    told = f"{TAKEN_ALONG + 1} workers were killed over the videos kills its worker: .*nothing was committed"
+    with ray_cluster(config.ray), pytest.raises(StageError, match=told):
+        extract(config)
+    assert len(parts(config)) == 1, "the other block's part is there"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def reason(uri: str, root: Path, config: FeaturesConfig = CONFIG) -> str:
 
 
 def test_a_video_below_the_root_passes_by_relative_path_absolute_path_and_file_uri(root: Path) -> None:
-    for uri in ("a b ü.mp4", str(root / "a b ü.mp4"), f"file://{root}/a b ü.mp4"):
+    path = root / "a b ü.mp4"
+    for uri in ("a b ü.mp4", str(path), f"file://{path}", path.as_uri()):
+        assert Landing(root).stat(uri) == [len(MP4), path.stat().st_mtime_ns]
         found = probe(uri, root, CONFIG)
         assert (found.container, found.size, found.path.name) == ("mp4", len(MP4), "a b ü.mp4")
 
@@ -45,7 +48,8 @@ def test_a_relative_uri_may_not_leave_the_root_not_even_by_a_link(root: Path, ur
 
 
 def test_nor_may_an_absolute_one_by_a_link_below_the_root(root: Path) -> None:
-    for uri in (str(root / "link.mp4"), f"file://{root}/link.mp4", f"{root}/../secret.mp4"):
+    above = f"file://{root}/%2e%2e/secret.mp4"
+    for uri in (str(root / "link.mp4"), f"file://{root}/link.mp4", f"{root}/../secret.mp4", above):
         assert reason(uri, root) == "uri_not_allowed"
     assert probe(str(root.parent / "secret.mp4"), root, CONFIG).size == len(MP4), "elsewhere: the catalogue's own word"
 
@@ -64,6 +68,16 @@ def test_other_schemes_are_not_fetched(root: Path, uri: str) -> None:
 @pytest.mark.parametrize("uri", ["nowhere.mp4", ".", "a" * 5000, "null\0byte.mp4"])
 def test_what_is_no_file_is_missing(root: Path, uri: str) -> None:
     assert reason(uri, root) == "missing_file"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE])
+def test_what_is_no_files_fault_is_not_its_reason(root: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("mealrec.features.probe.open_regular", failing)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        probe("a b ü.mp4", root, CONFIG)
 
 
 @pytest.mark.timeout(20)
