@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +21,7 @@ APPLIES_TO = {
     "from_content": ("event_id",),
 }
 REPLACES = {"constant": ("name", "values"), "from_content": ("name", "values", "constant")}
+CatalogueField = Literal["video_id", "uri", "title"]
 VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 
 
@@ -78,6 +79,9 @@ class SourceConfig(Settings):
     columns: dict[EventField, ColumnRule] = Field(
         {}, description="our field to where it stands in the log; a field that is not named here has our name there"
     )
+    catalogue: dict[CatalogueField, Annotated[str, Field(min_length=1)]] = Field(
+        {}, description="landing: our field to its name in the catalogue; one that is not named here has our name there"
+    )
 
     @field_validator("through")
     @classmethod
@@ -101,6 +105,12 @@ class SourceConfig(Settings):
     def _directory_is_given_where_needed(self) -> SourceConfig:
         if self.kind not in ("simulated", "landing") and not self.directory:
             raise ValueError(f"source.kind={self.kind!r} needs source.directory, the folder that holds the set")
+        return self
+
+    @model_validator(mode="after")
+    def _only_your_own_catalogue_has_other_names(self) -> SourceConfig:
+        if self.catalogue and self.kind != "landing":
+            raise ValueError(f"source.catalogue is of source.kind='landing': {self.kind!r} writes its catalogue itself")
         return self
 
 

@@ -54,7 +54,8 @@ def main(name: str, description: str, run: Callable[[Job], dict[str, Any]]) -> N
     arguments = parser.parse_args()
     config = load(json.loads(arguments.config.read_text()))
     spark = build(name)
-    lake, landing = Lake(config.lake, config.work), Landing(arguments.landing, config.source.through)
+    lake = Lake(config.lake, config.work)
+    landing = Landing(arguments.landing, config.source.through, config.source.catalogue)
     job = Job(spark, config, lake, landing, arguments.digest, arguments.run_id, arguments.claim, arguments.full)
     try:
         summary = run(job)

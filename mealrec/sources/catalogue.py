@@ -1,12 +1,12 @@
 """The catalogue file to its videos: JSONL, CSV or Parquet. A row that is none costs itself alone, and is told by its line.
 
 A number may be an identifier, a field that nobody asked for is left out, as in events (spark_jobs.records). Arrow reads a file
-whose rows are all good; any other is read again row by row, which takes some twenty times as long. Memory: the catalogue.
+whose rows are all good; any other is read again row by row, which takes some four times as long. Memory: the catalogue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ import pyarrow.csv as pacsv
 import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
+from mealrec.config_tables import CatalogueField
 from mealrec.schema import CATALOGUE_COLUMNS, CATALOGUE_REASONS
-from mealrec.sources.catalogue_rows import MAX_FIELD, MAX_LINE, Row, known_columns, rows_of
+from mealrec.sources.catalogue_rows import MAX_FIELD, MAX_LINE, Names, Row, known_columns, rows_of
 from mealrec.sources.errors import SourceError
 from mealrec.sources.identifiers import as_text, of_cells
 
@@ -45,11 +46,13 @@ class Catalogue(NamedTuple):
     bad: list[BadRow]
 
 
-def read_catalogue(path: Path) -> Catalogue:
-    """Raises SourceError for a file that can't be read, has no column video_id, or names no video."""
+def read_catalogue(path: Path, names: Mapping[CatalogueField, str] | None = None) -> Catalogue:
+    """names: the file's own of our fields, where they are others. Raises SourceError for a file that can't be read, has no
+    column of ids, or names no video."""
+    theirs = {name: name for name in CATALOGUE_COLUMNS} | {str(ours): name for ours, name in (names or {}).items()}
     try:
-        whole = _whole(path)
-        videos, bad = (whole, []) if whole is not None else _sifted(path)
+        whole = _whole(path, theirs)
+        videos, bad = (whole, []) if whole is not None else _sifted(path, theirs)
     except (FileNotFoundError, PermissionError):
         raise
     except (pa.ArrowException, OSError) as error:  # a damaged Parquet file may be either
@@ -57,10 +60,10 @@ def read_catalogue(path: Path) -> Catalogue:
     return Catalogue(videos.sort_by("video_id"), bad)
 
 
-def _whole(path: Path) -> pa.Table | None:
+def _whole(path: Path, theirs: Names) -> pa.Table | None:
     """All rows in the file's order, by Arrow's own readers; None where it takes exception to one, or one is not good."""
     try:
-        table = {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)(path)
+        table = {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)(path, theirs)
         table.validate(full=True)  # readers of Parquet and JSON trust the writer that text is UTF-8
     except pa.ArrowException:
         return None
@@ -73,41 +76,46 @@ def _whole(path: Path) -> pa.Table | None:
     return table
 
 
-def _parquet(path: Path) -> pa.Table:
+def _parquet(path: Path, theirs: Names) -> pa.Table:
     with pq.ParquetFile(path) as file:
-        there = known_columns(path, file.schema_arrow.names)
-        table = file.read(columns=there)
-    return _with_nulls(pa.table({name: as_text(table[name]) for name in there}))
+        known = known_columns(path, theirs, file.schema_arrow.names)
+        return _ours(file.read(columns=list(known.values())), known)
 
 
-def _with_nulls(table: pa.Table) -> pa.Table:
+def _ours(table: pa.Table, known: Names) -> pa.Table:
     nothing = pa.nulls(table.num_rows, pa.string())
-    return pa.table([table[n] if n in table.column_names else nothing for n in CATALOGUE_COLUMNS], schema=SCHEMA)
+    return pa.table([as_text(table[known[n]]) if n in known else nothing for n in CATALOGUE_COLUMNS], schema=SCHEMA)
 
 
-def _csv(path: Path) -> pa.Table:
+def _csv(path: Path, theirs: Names) -> pa.Table:
     convert = pacsv.ConvertOptions(
-        column_types=SCHEMA, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
+        column_types=dict.fromkeys(theirs.values(), pa.string()),
+        strings_can_be_null=True,
+        null_values=[""],
+        quoted_strings_can_be_null=True,
     )
     blocks, parse = pacsv.ReadOptions(block_size=MAX_LINE), pacsv.ParseOptions(newlines_in_values=True)
     table = pacsv.read_csv(path, read_options=blocks, parse_options=parse, convert_options=convert)
     last = table.slice(max(len(table) - 1, 0)).to_pylist()
     if any(isinstance(value, str) and "\n" in value for row in last for value in row.values()):
         raise pa.ArrowInvalid("a quote that nobody closed may have made one field of the rest of the file")
-    known = table.select(known_columns(path, table.column_names))
-    return _with_nulls(known.set_column(known.column_names.index("video_id"), "video_id", of_cells(known["video_id"])))
+    known = _ours(table, known_columns(path, theirs, table.column_names))
+    return known.set_column(0, "video_id", of_cells(known["video_id"]))
 
 
-def _jsonl(path: Path) -> pa.Table:
-    parse = pajson.ParseOptions(explicit_schema=SCHEMA, unexpected_field_behavior="ignore")
-    return pajson.read_json(path, read_options=pajson.ReadOptions(block_size=MAX_LINE), parse_options=parse)
+def _jsonl(path: Path, theirs: Names) -> pa.Table:
+    schema = pa.schema(dict.fromkeys(theirs.values(), pa.string()))
+    parse = pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    return _ours(
+        pajson.read_json(path, read_options=pajson.ReadOptions(block_size=MAX_LINE), parse_options=parse), theirs
+    )
 
 
-def _sifted(path: Path) -> tuple[pa.Table, list[BadRow]]:
+def _sifted(path: Path, theirs: Names) -> tuple[pa.Table, list[BadRow]]:
     """The good rows and the others. Raises SourceError where no row is good."""
     good: dict[str, Texts] = {}
     bad: list[BadRow] = []
-    for row in rows_of(path):
+    for row in rows_of(path, theirs):
         texts = {name: _text(row.cells.get(name)) for name in CATALOGUE_COLUMNS}
         video, verdict = texts["video_id"], _verdict(row, texts, good)
         if verdict is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mealrec.schema import CATALOGUE_COLUMNS
 from mealrec.sources.errors import SourceError
 from mealrec.sources.identifiers import as_text, of_number
 
 CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
 MAX_FIELD = 2**20  # bytes
 MAX_LINE = 2**24  # bytes of a line; Arrow, whose block it is, takes no longer one either
+Names = Mapping[str, str]
 IS_TEXT = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -32,8 +32,8 @@ IS_TEXT = (
 
 
 class Row(NamedTuple):
-    """A row as it was found. line: 1-based; cells: text, None, or what is neither; wrong: why it is no record at all, which
-    begins with `oversize` where it is too long."""
+    """A row as it was found. line: 1-based; cells: by our names, text, None, or what is neither; wrong: why it is no record at
+    all, which begins with `oversize` where it is too long."""
 
     line: int
     payload: str
@@ -41,21 +41,22 @@ class Row(NamedTuple):
     wrong: str = ""
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """Raises SourceError for a CSV or Parquet file without a column video_id, or with one of ours twice."""
-    return {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)(path)
+def rows_of(path: Path, theirs: Names) -> Iterator[Row]:
+    """theirs: the file's names of all our fields. Raises SourceError for a CSV or Parquet file without a column of ids, or with
+    one of ours twice."""
+    return {".parquet": _parquet, ".csv": _csv}.get(path.suffix, _jsonl)(path, theirs)
 
 
-def known_columns(path: Path, there: list[str]) -> list[str]:
-    """Ours among them. Raises SourceError without a video_id, or where one is named twice."""
-    if "video_id" not in there:
-        raise SourceError(f"{path}: no column video_id; found {', '.join(there) or 'nothing'}")
-    if twice := [name for name in CATALOGUE_COLUMNS if there.count(name) > 1]:
+def known_columns(path: Path, theirs: Names, there: list[str]) -> dict[str, str]:
+    """Those of our fields that the file has, with its names. Raises SourceError without ids, or where one is named twice."""
+    if theirs["video_id"] not in there:
+        raise SourceError(f"{path}: no column {theirs['video_id']}; found {', '.join(there) or 'nothing'}")
+    if twice := [name for name in theirs.values() if there.count(name) > 1]:
         raise SourceError(f"{path}: a column is named twice: {', '.join(twice)}")
-    return [name for name in CATALOGUE_COLUMNS if name in there]
+    return {ours: name for ours, name in theirs.items() if name in there}
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path, theirs: Names) -> Iterator[Row]:
     number = 0
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE):
@@ -69,7 +70,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
             found = None if is_cut else _object(line)
             wrong = f"oversize: the line is longer than {MAX_LINE} bytes" if is_cut else ""
             wrong = wrong or ("" if found is not None else "the line is not a JSON object in UTF-8")
-            yield Row(number, line.rstrip(b"\r\n").decode("utf-8", "replace"), found or {}, wrong)
+            cells = {ours: (found or {}).get(name) for ours, name in theirs.items()}
+            yield Row(number, line.rstrip(b"\r\n").decode("utf-8", "replace"), cells, wrong)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -110,12 +112,12 @@ class _Lines:
             yield text
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, theirs: Names) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _fields_as_long_as_ours():
         lines = _Lines(file)
         reader = csv.reader(lines)
         header = next(reader, [])
-        known_columns(path, header)
+        known = known_columns(path, theirs, header)
         while True:
             lines.begin()
             number = lines.number + 1
@@ -131,9 +133,10 @@ def _csv(path: Path) -> Iterator[Row]:
             if cells and not lines.wrong and len(cells) != len(header):
                 lines.wrong = f"expected {len(header)} cells as in the header, found {len(cells)}"
             if cells or lines.wrong:  # else the line is blank
-                values = {name: cell or None for name, cell in zip(header, cells, strict=False)}
-                values["video_id"] = of_number(values.get("video_id") or "") or None  # a number or text, nobody knows
-                yield Row(number, payload, values, lines.wrong)
+                values = dict(zip(header, cells, strict=False))
+                found = {o: values.get(name) or None for o, name in known.items()}
+                found["video_id"] = of_number(found["video_id"] or "") or None  # a number or text, nobody knows
+                yield Row(number, payload, found, lines.wrong)
 
 
 def _is_open(record: list[str]) -> bool:
@@ -154,13 +157,15 @@ def _fields_as_long_as_ours() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, theirs: Names) -> Iterator[Row]:
     with pq.ParquetFile(path) as file:
-        table = file.read(columns=known_columns(path, file.schema_arrow.names))
-    columns = {name: _values(table[name]) for name in table.column_names}
+        known = known_columns(path, theirs, file.schema_arrow.names)
+        table = file.read(columns=list(known.values()))
+    columns = {ours: _values(table[name]) for ours, name in known.items()}
     for at in range(table.num_rows):
-        cells = {name: column[at] for name, column in columns.items()}
-        yield Row(at + 1, json.dumps(cells, ensure_ascii=False, default=_shown), cells)
+        cells = {ours: column[at] for ours, column in columns.items()}
+        payload = {known[ours]: cell for ours, cell in cells.items()}
+        yield Row(at + 1, json.dumps(payload, ensure_ascii=False, default=_shown), cells)
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

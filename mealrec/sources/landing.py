@@ -3,15 +3,17 @@
 <landing>/events/...          many files, also in folders: *.jsonl, *.csv, *.jsonl.gz, *.csv.gz, *.parquet (fields:
                               schema.EVENT_COLUMNS, or those that source.columns names); served-*.jsonl are the endpoint's
                               journal, always in our fields, with viewers' ids as the tables have them
-<landing>/catalogue.jsonl     or .csv or .parquet: video_id, uri, title (uri and title may be null)
+<landing>/catalogue.jsonl     or .csv or .parquet: video_id, uri, title (uri and title may be null), or what source.catalogue
+                              names
 <landing>/videos/...          files that relative uris point to
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from stat import S_ISREG
@@ -20,6 +22,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 
 from mealrec.config import RunConfig, digest
+from mealrec.config_tables import CatalogueField
 from mealrec.lake import Lake
 from mealrec.sources.catalogue import Catalogue, read_catalogue
 from mealrec.sources.errors import SourceError as SourceError
@@ -31,11 +34,12 @@ DAY_FORMS = tuple(re.compile(rf"(?<!\d)((?:19|20)\d\d)({between})(\d\d)\2(\d\d)(
 
 @dataclass(frozen=True)
 class Landing:
-    """Raw inputs of one run below `root`; `through`: the last UTC day whose event files count, None for all; `listed_in`: the
-    catalogue, where it is not below root."""
+    """Raw inputs of one run below `root`; `through`: the last UTC day whose event files count, None for all; `names`: the
+    catalogue's own of our fields, where they are others; `listed_in`: the catalogue, where it is not below root."""
 
     root: Path
     through: str | None = None
+    names: Mapping[CatalogueField, str] = field(default_factory=dict)
     listed_in: Path | None = None
 
     @property
@@ -87,7 +91,7 @@ class Landing:
 
     def sifted_catalogue(self) -> Catalogue:
         """Its videos, and the rows that name none. Raises SourceError where it can't be read or names no video at all."""
-        return read_catalogue(self.catalogue_file())
+        return read_catalogue(self.catalogue_file(), self.names)
 
     def resolve(self, uri: str) -> str:
         """A catalogue uri as a local path (relative ones are below root) or, with another scheme, as it came."""
@@ -123,7 +127,8 @@ class Landing:
 def locate(config: RunConfig) -> Landing:
     """Where this run's raw inputs lie: the user's own folder, or the one a simulated or public source is read into."""
     if config.source.kind == "landing":
-        return Landing(Path(config.source.directory or "./landing").absolute(), config.source.through)
+        root = Path(config.source.directory or "./landing").absolute()
+        return Landing(root, config.source.through, config.source.catalogue)
     return Landing(Lake(config.lake, config.work).folder("landing"), config.source.through)
 
 

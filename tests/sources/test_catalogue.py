@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mealrec.config import ConfigError, load
 from mealrec.schema import CATALOGUE_REASONS
 from mealrec.sources.catalogue import MAX_PAYLOAD, BadRow, read_catalogue
 from mealrec.sources.errors import SourceError
+from mealrec.sources.landing import locate
 
 LONG = "x" * 3_000_000
 GOOD = {"video_id": "g", "uri": "g.mp4", "title": "good"}
@@ -191,7 +194,7 @@ def test_the_rows_of_a_good_file_are_the_same_row_by_row(tmp_path: Path, monkeyp
     for name in ("catalogue.csv", "catalogue.jsonl", "catalogue.parquet"):
         quickly = read_catalogue(tmp_path / name)
         with monkeypatch.context() as patch:
-            patch.setattr("mealrec.sources.catalogue._whole", lambda path: None)
+            patch.setattr("mealrec.sources.catalogue._whole", lambda path, theirs: None)
             slowly = read_catalogue(tmp_path / name)
         assert quickly.videos.equals(slowly.videos) and quickly.bad == slowly.bad == [], name
         assert quickly.videos["video_id"].to_pylist() == sorted(row["video_id"] for row in rows)
@@ -228,3 +231,37 @@ def test_a_catalogue_that_names_no_video_is_an_error_with_its_name(
     with pytest.raises(SourceError, match=words) as refused:
         read_catalogue(tmp_path / name)
     assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_catalogue_with_other_names_is_read_by_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"clip": n, "headline": f"title {n}", "uri": None, "title": "of something else"} for n in "ba"]
+    names = {"video_id": "clip", "title": "headline"}
+    with (tmp_path / "catalogue.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    jsonl(tmp_path / "catalogue.jsonl", *rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "catalogue.parquet")
+    for name in ("catalogue.csv", "catalogue.jsonl", "catalogue.parquet"):
+        for slowly in (False, True):
+            with monkeypatch.context() as patch:
+                if slowly:
+                    patch.setattr("mealrec.sources.catalogue._whole", lambda path, theirs: None)
+                found = read_catalogue(tmp_path / name, names)
+            assert found.videos.to_pylist() == [{"video_id": n, "uri": None, "title": f"title {n}"} for n in "ab"], name
+    with pytest.raises(SourceError, match="no column number; found clip, headline, uri, title"):
+        read_catalogue(tmp_path / "catalogue.csv", {"video_id": "number"})
+
+
+def test_the_names_of_a_catalogue_are_settings_of_ones_own_landing_folder(tmp_path: Path) -> None:
+    jsonl(tmp_path / "catalogue.jsonl", {"clip": "a"})
+    source = {"kind": "landing", "directory": str(tmp_path), "catalogue": {"video_id": "clip"}}
+    config = load({"source": source})
+    assert locate(config).catalogue()["video_id"].to_pylist() == ["a"]
+    for wrong, words in (
+        ({"kind": "simulated"}, "source.catalogue is of source.kind='landing'"),
+        ({"catalogue": {"name": "clip"}}, "source.catalogue.name"),
+        ({"catalogue": {"title": ""}}, "source.catalogue.title"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)):
+            load({"source": source | wrong})

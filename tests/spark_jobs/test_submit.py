@@ -84,6 +84,13 @@ def test_rows_go_in_and_come_out_and_a_second_run_has_nothing_to_do(
     assert lake.read(INTERACTIONS, 0).num_rows == 80 and lake.read(INTERACTIONS).num_rows == 120
 
 
+def test_a_catalogue_with_other_names_is_read_by_the_jobs_too(tmp_path: Path) -> None:
+    config = override(write_landing(tmp_path), ['source.catalogue={"video_id": "clip"}'])
+    catalogue = tmp_path / "landing" / "catalogue.jsonl"
+    catalogue.write_text(catalogue.read_text().replace("video_id", "clip"))
+    assert sessionize(config).rows_out == 80
+
+
 def test_a_job_whose_stage_was_claimed_by_a_newer_run_commits_nothing(
     tmp_path: Path,
 ) -> None:
