@@ -151,9 +151,7 @@ _stage_command("sessionize", "Raw event files to interactions, items and sequenc
 def extract(
     videos: Annotated[
         Path | None,
-        typer.Option(
-            help="Take every file of this folder instead of a catalogue; for a lake that holds nothing else's."
-        ),
+        typer.Option(help="Take every file of this folder instead of a catalogue, into a lake of its own."),
     ] = None,
     preset_name: Preset = "production",
     config: Config = None,
