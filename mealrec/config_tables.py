@@ -28,7 +28,12 @@ VISUAL_LIBRARIES = ("timm", "open-clip", "transformers")
 class ColumnRule(Settings):
     """Where one of our fields stands in a team's own log. A plain text is short for its name."""
 
-    name: str | None = Field(None, min_length=1, description="the log's own name of the field; None: ours")
+    name: str | None = Field(
+        None,
+        min_length=1,
+        description="the log's own name of the field, or in objects of JSON and structs of Parquet its path, such as user.id; "
+        "None: ours",
+    )
     unit: Literal["s", "ms", "us", "ns"] = Field("ms", description="of timestamp, watch_ms and duration_ms")
     zone: str | None = Field(
         None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mealrec.sources.identifiers import as_text
@@ -85,7 +86,9 @@ def _of_groups(
 def _record(batch: pa.RecordBatch, first: int, in_utc: Collection[str], columns: Columns) -> pa.RecordBatch:
     found: dict[str, pa.Array] = {}
     nested: dict[str, Mask] = {}
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+    for name in set(columns.theirs.values()):
+        if (column := _column(batch, name)) is None:
+            continue
         if name in in_utc:
             column = column.cast(pa.timestamp("ms", "UTC"))
         found[name], mask = _plain(column)
@@ -93,6 +96,19 @@ def _record(batch: pa.RecordBatch, first: int, in_utc: Collection[str], columns:
             nested[name] = mask
     lines = pa.array(range(first, first + batch.num_rows), pa.int64())
     return columns.record(found, pa.nulls(batch.num_rows, pa.string()), lines, nested)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array | None:
+    """The column of this name, or what its path with points leads to in structs; None where there is none."""
+    if name in batch.schema.names:
+        return batch.column(name)
+    head, *path = name.split(".")
+    column = batch.column(head) if path and head in batch.schema.names else None
+    for part in path:
+        if column is None or not pa.types.is_struct(column.type) or column.type.get_field_index(part) < 0:
+            return None
+        column = pc.struct_field(column, part)
+    return column
 
 
 def _in_utc(file: pq.ParquetFile) -> set[str]:

@@ -8,28 +8,21 @@ the record a reject and not the file. Memory: one block of a file.
 from __future__ import annotations
 
 import gzip
-import json
-import re
 import zlib
-from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.json as pajson
 
 from mealrec.config import ColumnRule
 from mealrec.schema import EVENT_COLUMNS
-from mealrec.sources.identifiers import of_number
 from spark_jobs.values import NUMBERS, TEXTS, Mask, Typed, clock, integers, texts
 
 BLOCK_BYTES = 4 * 2**20
 BATCH_ROWS = 65_536
-CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
-ODD_NUMBERS = re.compile(rb"[:\[,\s](-?Inf|-NaN)[,\]}\s]")  # numbers for Arrow, and for nobody else
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error)  # of a gzipped file
 
 
@@ -71,7 +64,8 @@ class Columns:
 
     def twice(self, names: Sequence[str]) -> str:
         """Which of a file's columns we'd read, but it has several of: none is known to be the one."""
-        return ", ".join(sorted(name for name in set(self.theirs.values()) if names.count(name) > 1))
+        wanted = {name if name in names else name.split(".")[0] for name in self.theirs.values()}
+        return ", ".join(sorted(name for name in wanted if names.count(name) > 1))
 
     def record(
         self,
@@ -113,7 +107,9 @@ def records(part: Part, columns: Columns, max_line_bytes: int) -> Iterator[pa.Re
             with _opened(part.path) as file:
                 yield from csv_records(file, columns, max_line_bytes)
         else:
-            yield from _jsonl(part, columns, max_line_bytes)
+            from spark_jobs.jsonl_records import jsonl_records
+
+            yield from jsonl_records(part, columns, max_line_bytes)
     except (*DAMAGE, Damaged) as error:
         yield broken([(None, None, f"the file is damaged from here on: {error}")])
 
@@ -179,107 +175,13 @@ def chunks(file: BinaryIO, left: int | None) -> Iterator[bytes]:
         raise damage
 
 
-def _jsonl(part: Part, columns: Columns, max_line_bytes: int) -> Iterator[pa.RecordBatch]:
-    number = part.first
-    for block, cut in blocks(part, max_line_bytes):
-        if part.start == 0 and number == part.first and not (block := block.removeprefix(BOM_UTF8)):
-            continue
-        if cut:
-            yield oversize_line(number, block, max_line_bytes)
-            number += 1
-            continue
-        lines = block.split(b"\n")
-        if not lines[-1]:
-            lines.pop()
-        batch = _strict(block, lines, number, columns, max_line_bytes)
-        yield batch if batch is not None else _lenient(lines, number, columns, max_line_bytes)
-        number += len(lines)
-
-
 def oversize_line(number: int, block: bytes, limit: int) -> pa.RecordBatch:
     row = (number, block[:limit].decode("utf-8", "replace"), f"oversize: the line is longer than {limit} bytes")
     return broken([row])
 
 
-def _strict(
-    block: bytes, lines: list[bytes], first: int, columns: Columns, max_line_bytes: int
-) -> pa.RecordBatch | None:
-    """The block by Arrow's own parser, four times as fast as line by line; None where it takes exception to any line, or where
-    its rows are not just the lines."""
-    if b"}{" in block or b"} {" in block or not all(t[:1] == b"{" and t[-1:] == b"}" for t in lines):
-        return None
-    if max(map(len, lines)) > max_line_bytes:
-        return None
-    if (b"Inf" in block or b"-NaN" in block) and ODD_NUMBERS.search(block):
-        return None
-    schema = pa.schema({theirs: pa.string() if n in TEXTS else pa.int64() for n, theirs in columns.theirs.items()})
-    try:
-        payload = pa.array(lines, pa.binary()).cast(pa.string())  # fails where it is not UTF-8
-        table = pajson.read_json(
-            pa.BufferReader(block),
-            read_options=pajson.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            parse_options=pajson.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        ).combine_chunks()
-    except pa.ArrowInvalid:
-        return None
-    if table.num_rows != len(lines):
-        return None
-    found = {name: whole(table[name]) for name in schema.names}
-    return columns.record(found, payload, pa.array(range(first, first + len(lines)), pa.int64()))
-
-
 def whole(column: pa.ChunkedArray) -> pa.Array:
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-
-
-def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: int) -> pa.RecordBatch:
-    """Line by line: whatever is not an object in UTF-8 becomes a broken row, blank lines nothing."""
-    good: list[tuple[int, str, dict[str, Any]]] = []
-    bad: list[tuple[int | None, str | None, str]] = []
-    for number, raw in enumerate(lines, start=first):
-        if not raw.strip():
-            continue
-        raw = raw.rstrip(b"\r")
-        text = raw.decode("utf-8", "replace")
-        if len(raw) > max_line_bytes:
-            bad.append((number, text[:max_line_bytes], f"oversize: the line is longer than {max_line_bytes} bytes"))
-            continue
-        record = _object(raw)
-        if record is None:
-            bad.append((number, text, "the line is not a JSON object in UTF-8"))
-        else:
-            good.append((number, text, record))
-    found: dict[str, pa.Array] = {}
-    nested: dict[str, Mask] = {}
-    for name in set(columns.theirs.values()):
-        texts, odd = _texts([record.get(name) for _, _, record in good])
-        found[name] = pa.array(texts, pa.string())
-        if odd:
-            nested[name] = np.isin(np.arange(len(good)), odd)
-    payload, numbers = [text for _, text, _ in good], [number for number, _, _ in good]
-    batch = columns.record(found, pa.array(payload, pa.string()), pa.array(numbers, pa.int64()), nested)
-    return pa.concat_batches([batch, broken(bad)]) if bad else batch
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(line.decode(), parse_int=str, parse_float=of_number, parse_constant=CONSTANTS.get)
-    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _texts(values: Sequence[Any]) -> tuple[list[str | None], list[int]]:
-    """Values of a field of JSON as text, and which of them are none: objects and lists, text with half a character."""
-    out, odd = list(values), []
-    for at, value in enumerate(values):
-        if value is None or (isinstance(value, str) and value.isascii()):
-            continue
-        out[at] = value.encode("utf-8", "replace").decode() if isinstance(value, str) else json.dumps(value)
-        if out[at] != value and not isinstance(value, bool):
-            odd.append(at)
-    return out, odd
 
 
 def _typed(name: str, column: pa.Array, rule: ColumnRule) -> Typed:

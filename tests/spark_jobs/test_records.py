@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mealrec.config import ColumnRule
 from mealrec.sources.landing import Landing, SourceError, day_in
+from spark_jobs import jsonl_records, units
 from spark_jobs import records as forms
-from spark_jobs import units
 from spark_jobs.records import Columns, blocks, records
 from spark_jobs.units import lines_in, parts_of
 from spark_jobs.values import integers
@@ -205,6 +205,49 @@ def test_a_log_of_other_names_units_and_words_fits_by_config(tmp_path: Path) -> 
         assert fields(read(path, rules)) == [(None, "7", "x", "view", 1_767_600_000_000, 1500, None, "tv")], path.name
 
 
+NESTED = [
+    {"event_id": "e1", "user": {"id": "u1", "more": {"device": "tv"}}, "timestamp": 1},
+    {"event_id": "e2", "user": {"id": None, "more": None}, "timestamp": 2},
+    {"event_id": "e3", "user": None, "timestamp": 3},
+    {"event_id": "e4", "user": {"id": "u4", "more": {"device": None}}, "timestamp": 4},
+]
+PATHS = {"user_id": "user.id", "device": "user.more.device", "video_id": "user.nobody.id", "event_type": "timestamp.of"}
+
+
+@pytest.mark.parametrize("quickly", [True, False])
+def test_a_field_in_an_object_fits_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quickly: bool) -> None:
+    monkeypatch.setattr(jsonl_records, "_lenient" if quickly else "_strict", lambda *_: None)
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl([row | {"timestamp": 1} for row in NESTED]))
+    pq.write_table(pa.Table.from_pylist(NESTED), tmp_path / "a.parquet")
+    rules = dict(PATHS) if not quickly else {name: path for name, path in PATHS.items() if name != "event_type"}
+    for path in sorted(tmp_path.iterdir()):
+        found = read(path, rules)
+        assert [(r["user_id"], r["device"]) for r in found] == [("u1", "tv"), (None, None), (None, None), ("u4", None)]
+        assert {(r["video_id"], r["wrong"], r["broken"]) for r in found} == {(None, None, None)}, path.name
+
+
+def test_a_name_with_a_point_is_a_name_before_it_is_a_path(tmp_path: Path) -> None:
+    rows = [{"user.id": "u1", "user": {"id": "no"}}, {"user.id": "u2", "user": {"id": "no"}}]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows))
+    (tmp_path / "a.csv").write_bytes(as_csv(rows, ["user.id"]))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        assert [r["user_id"] for r in read(path, {"user_id": "user.id"})] == ["u1", "u2"], path.name
+    both = {"user_id": "user.id", "device": "user"}
+    for path in (tmp_path / "a.jsonl", tmp_path / "a.parquet"):
+        assert [(r["user_id"], r["wrong"]) for r in read(path, both)] == [("u1", "device"), ("u2", "device")]
+
+
+def test_what_is_an_object_for_one_field_and_a_value_for_another_is_both(tmp_path: Path) -> None:
+    rows = [{"user": {"id": "u1"}}, {"user": {"id": "u2"}}]
+    (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        for inner, outer in (("user_id", "device"), ("device", "user_id")):
+            found = read(path, {inner: "user.id", outer: "user"})
+            assert [(r[inner], r["wrong"]) for r in found] == [("u1", outer), ("u2", outer)], path.name
+
+
 def test_a_log_without_zones_fits_by_config(tmp_path: Path) -> None:
     theirs = [{"event_id": "e", "when": "2026-01-05 10:00:00"}]
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(theirs))
@@ -280,6 +323,9 @@ TOKENS += (
     "Inf",
     "{}",
     '{"a": NaN}',
+    '{"id": "x"}',
+    '{"id": null}',
+    '{"id": {}}',
     "[1, Inf]",
 )
 
@@ -291,15 +337,20 @@ TOKENS += (
         max_size=2,
     )
 )
+@settings(deadline=None, max_examples=200)
+@example([[("more", '{"id": "x"}')]])
+@example([[("more", '{"id": "x"}'), ("more", '{"id": "y"}')]])
+@example([[("more", '{"id": {"id": "x"}}'), ("more.id", '"y"')]])
 @example([[("more", "Inf")]])
 @example([[("more", "[1, -NaN]")]])
 def test_arrow_reads_of_json_what_is_read_line_by_line(some: list[list[tuple[str, str]]]) -> None:
     """Else a record would be good or bad by its neighbours, which send their block the one way or the other."""
     lines = ["{" + ", ".join(f'"{name}": {value}' for name, value in pairs) + "}" for pairs in some]
     raw = [line.encode() for line in lines]
-    quickly = forms._strict(b"\n".join([*raw, b""]), raw, 1, Columns({}), 2**20)
-    if quickly is not None:
-        assert quickly.to_pylist() == forms._lenient(raw, 1, Columns({}), 2**20).to_pylist()
+    for columns in (Columns({}), Columns({"device": ColumnRule(name="more.id")})):
+        quickly = jsonl_records._strict(b"\n".join([*raw, b""]), raw, 1, columns, 2**20)
+        if quickly is not None:
+            assert quickly.to_pylist() == jsonl_records._lenient(raw, 1, columns, 2**20).to_pylist()
 
 
 def test_a_number_that_is_none_is_a_null_and_costs_no_block_its_speed(
@@ -310,8 +361,10 @@ def test_a_number_that_is_none_is_a_null_and_costs_no_block_its_speed(
     rows = [event(n, user_id=f"u{n}", score=float("nan"), title="Infinite, Info") for n in range(500)]
     rows[250] |= {"watch_ms": float("nan"), "duration_ms": float("inf"), "device": float("nan"), "title": float("-inf")}
     (tmp_path / "a.jsonl").write_bytes(as_jsonl(rows))
-    slowly, lenient = [], forms._lenient
-    monkeypatch.setattr(forms, "_lenient", lambda lines, *rest: (slowly.append(len(lines)), lenient(lines, *rest))[1])
+    slowly, lenient = [], jsonl_records._lenient
+    monkeypatch.setattr(
+        jsonl_records, "_lenient", lambda lines, *rest: (slowly.append(len(lines)), lenient(lines, *rest))[1]
+    )
     found = read(tmp_path / "a.jsonl")
     assert [r["user_id"] for r in found] == [f"u{n}" for n in range(500)] and not any(r["broken"] for r in found)
     assert (found[250]["watch_ms"], found[250]["device"], found[250]["wrong"]) == (None, None, "duration_ms")
