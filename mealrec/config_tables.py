@@ -122,7 +122,16 @@ class SourceConfig(Settings):
 class SparkConfig(Settings):
     """How spark-submit is called."""
 
-    master: str = Field("local[*]", description="local[*], spark://host:port or k8s://...")
+    master: str = Field(
+        "local[*]",
+        description="local[*], spark://host:port or k8s://...: executors elsewhere get "
+        "our code, and need our Python environment at its path, the landing folder and the lake",
+    )
+    driver_host: str | None = Field(
+        None,
+        min_length=1,
+        description="address at which executors elsewhere reach this machine; None: as Spark finds it",
+    )
     driver_memory: str = Field("2g", pattern=r"^\d+[mg]$")
     shuffle_partitions: int = Field(4, ge=1)
     timeout_s: int = Field(3600, ge=10, description="seconds before the Spark process is stopped")

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from mealrec.stages.summary import EngineLost, StageError
 JAVA_VERSIONS = (17, 21)
 PROGRESS = "mealrec> "
 LAST_LINES = 15
+LOOPBACK = "127.0.0.1"
 # of Java, which moves bytes and no more: its second compiler and a parallel collector cost more than they save
 QUICK_START = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +58,7 @@ def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.L
             settings.write_text(config.model_dump_json())
         command = [
             *_spark_submit(config),
+            *_shipped(config.spark.master, Path(scratch)),
             *("--driver-java-options", QUICK_START),
             "--conf",
             f"spark.local.dir={scratch}",
@@ -63,7 +66,7 @@ def submit(job: str, config: RunConfig, arguments: Sequence[str], log: logging.L
             *("--config", str(settings), "--summary", str(summary), *arguments),
         ]
         noise = logs / f"{job}.log"
-        code, last = _run(command, _environment(), noise, log, config.spark.timeout_s)
+        code, last = _run(command, _environment(config.spark.master), noise, log, config.spark.timeout_s)
         written = _read(summary)
     if "error" in written:
         raise (EngineLost if written["may_pass"] else StageError)(written["error"])
@@ -113,16 +116,33 @@ def _spark_submit(config: RunConfig) -> list[str]:
         raise StageError("pyspark is not installed: run `make setup`")
     home = Path(next(iter(found.submodule_search_locations)))
     options = ["--master", config.spark.master, "--driver-memory", config.spark.driver_memory]
-    for setting in (
-        "spark.driver.host=127.0.0.1",
-        "spark.driver.bindAddress=127.0.0.1",
-        "spark.ui.showConsoleProgress=false",
-    ):
+    settings = ["spark.ui.showConsoleProgress=false"]
+    if _is_local(config.spark.master):
+        settings += [f"spark.driver.host={LOOPBACK}", f"spark.driver.bindAddress={LOOPBACK}"]
+    elif config.spark.driver_host is not None:
+        settings.append(f"spark.driver.host={config.spark.driver_host}")
+    for setting in settings:
         options += ["--conf", setting]
     return [str(home / "bin" / "spark-submit"), *options]
 
 
-def _environment() -> dict[str, str]:
+def _is_local(master: str) -> bool:
+    """Whether the tasks run in the driver's own process."""
+    return master == "local" or master.startswith("local[")
+
+
+def _shipped(master: str, scratch: Path) -> list[str]:
+    """Options that give executors elsewhere our code; the libraries that it imports have to be there."""
+    if _is_local(master):
+        return []
+    code = scratch / "code.zip"
+    with full_disk.named(str(scratch)), zipfile.ZipFile(code, "w") as packed:
+        for path in sorted(path for room in ("mealrec", "spark_jobs") for path in (ROOT / room).rglob("*.py")):
+            packed.write(path, path.relative_to(ROOT))
+    return ["--py-files", str(code)]
+
+
+def _environment(master: str) -> dict[str, str]:
     environment = dict(os.environ)
     environment.pop("SPARK_HOME", None)  # another Spark on this machine is not the one we pin
     environment |= {
@@ -130,9 +150,10 @@ def _environment() -> dict[str, str]:
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "SPARK_LOCAL_IP": "127.0.0.1",
         "TZ": "UTC",
     }
+    if _is_local(master):
+        environment["SPARK_LOCAL_IP"] = LOOPBACK
     return environment
 
 

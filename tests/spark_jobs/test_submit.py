@@ -180,3 +180,31 @@ def test_the_java_that_set_up_provides_is_found(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "java" / "bin").mkdir(parents=True)
     shutil.copy("/bin/true", tmp_path / "java" / "bin" / "java")
     assert spark_submit.find_java() == tmp_path / "java"
+
+
+@pytest.mark.parametrize("master", ["local[*]", "local[2]", "local"])
+def test_a_local_spark_keeps_to_loopback(tmp_path: Path, master: str) -> None:
+    config = override(RunConfig(), [f"spark.master={master}", "spark.driver_host=10.0.0.7"])
+    options = spark_submit._spark_submit(config)
+    assert {"spark.driver.host=127.0.0.1", "spark.driver.bindAddress=127.0.0.1"} <= set(options)
+    assert spark_submit._environment(master)["SPARK_LOCAL_IP"] == "127.0.0.1"
+    assert spark_submit._shipped(master, tmp_path) == []
+
+
+def test_executors_elsewhere_reach_the_driver_and_get_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPARK_LOCAL_IP", raising=False)
+    master = "spark://head:7077"
+    config = override(RunConfig(), [f"spark.master={master}"])
+    options = spark_submit._spark_submit(config)
+    assert not any("127.0.0.1" in option or "spark.driver." in option for option in options)
+    named = spark_submit._spark_submit(override(config, ["spark.driver_host=10.0.0.7"]))
+    assert "spark.driver.host=10.0.0.7" in named and "spark.driver.bindAddress=10.0.0.7" not in named
+    assert "SPARK_LOCAL_IP" not in spark_submit._environment(master)
+    flag, code = spark_submit._shipped(master, tmp_path)
+    asked = f"import sys; sys.path.insert(0, {code!r}); import mealrec.lake as lake, spark_jobs.tasks as tasks"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    asked += "; print(lake.__file__, tasks.__file__)"
+    said = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    assert flag == "--py-files" and said.stdout.split() == [f"{code}/mealrec/lake.py", f"{code}/spark_jobs/tasks.py"]
