@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mealrec.data import profile as measuring
 from mealrec.features.extract import write_part
 from mealrec.lake import Lake, LostRace, Provenance
 from mealrec.schema import FEATURES, INTERACTIONS, ITEMS, PROFILES, QUARANTINE, SCHEMAS, SEQUENCES
+from mealrec.sources.simulated.logs import write_logs
+from mealrec.sources.simulated.world import plan_videos, plan_viewers
 from mealrec.stages import profile as gate
 from mealrec.stages.profile import acceptances, profile
 from mealrec.stages.summary import StageError
@@ -185,6 +188,29 @@ def test_the_rest_of_a_day_that_had_begun_is_looked_at_when_it_is_over(world: Wo
     world.day(DAYS, longer=3.0)
     world.day(DAYS + 1, hours=8)
     assert "new days: interactions watch_seconds" in quantities(stopped(world))
+
+
+def test_an_event_of_years_to_come_hides_no_new_day(world: World) -> None:
+    """Where no rule keeps it out: it would be the last day for ever."""
+    far = 73 * 365  # days, in 2098
+    write_part(world.lake, INTERACTIONS, part := f"event_date={name_of(far)}/far.parquet", events(far)[:1])
+    world.lake.commit_files(INTERACTIONS, [part], MADE, mode="append")
+    profile(world.config)
+    world.day(DAYS, longer=3.0)
+    assert "new days: interactions watch_seconds" in quantities(stopped(world))
+
+
+def test_the_last_day_of_a_simulated_platform_is_over(tmp_path: Path) -> None:
+    """So the demo's second day is held against its first week; nobody begins a session there after 22:48."""
+    hours = {name_of(day): np.zeros(24, dtype=np.int64) for day in range(7)}
+    write_logs(7, plan_videos(7, 24, 7, 0), plan_viewers(7, 80), 7, tmp_path, outage=False)
+    for path in tmp_path.iterdir():
+        for line in path.read_text().splitlines():
+            hour = re.search(r'"timestamp": (\d{13})\b', line)
+            day, hour_of_day = divmod((int(hour[1]) - BEGAN_MS) // 3_600_000, 24) if hour else (-1, 0)
+            if 0 <= day < 7:
+                hours[name_of(day)][hour_of_day] += 1
+    assert not hours[name_of(6)][23] and measuring.over(hours) == list(hours)
 
 
 def test_a_log_that_dries_up_stops_the_night_once_its_day_must_be_over(world: World) -> None:
