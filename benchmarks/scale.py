@@ -70,8 +70,8 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
     warmup_s = _steps(trainer, state, data, windows)
     state.progress.epoch = 1
     trainer._leave_stage(state)
-    trainer.catalogue, refresh_s = _timed(lambda: trainer._refresh(state.model))
-    trainer.learnable_rows = trainer._learnable_rows()
+    catalogue, refresh_s = _timed(lambda: trainer._refresh(state.model))
+    trainer.see(catalogue)
     joint_s = _steps(trainer, state, data, windows)
     model = state.model.eval()
     scorer, build_s = _timed(lambda: _scorer(model, data, trainer))

@@ -38,7 +38,7 @@ from mealrec.evaluation.ranking import plain_scorer
 from mealrec.model.mealrec import MealRec
 from mealrec.model.precision import matmul
 from mealrec.model.settings import ModelSettings
-from mealrec.training.facts import plain_vectors
+from mealrec.training.facts import item_vectors
 from mealrec.training.loop import State, Trainer
 from mealrec.training.optimiser import optimiser
 from mealrec.training.settings import TrainSettings
@@ -139,7 +139,7 @@ def until_case(data: Packed, goal: float, lr: float) -> dict[str, Any]:
 @torch.no_grad()
 def unmasked_ndcg(model: MealRec, data: Packed, trainer: Trainer) -> float:
     """Validation NDCG@10 among the whole catalogue, what was watched before left in."""
-    score = plain_scorer(model.eval(), plain_vectors(model, trainer.facts))
+    score = plain_scorer(model.eval(), item_vectors(model, trainer.facts))
     ranks = []
     for _, batch in evaluation_batches(data, "valid", max_history=HISTORY, batch_size=512):
         scores = score(batch.history)

@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from mealrec.data import means
+from mealrec.data.arrays import ContentArrays
 from mealrec.data.packed import save_user_ids, training_part
 from mealrec.data.split import Protocol, leave_one_out, temporal
 from mealrec.durable import publish
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
-FORM = 2  # of a packed dataset: one of another form is not opened
+FORM = 3  # of a packed dataset: one of another form is not opened
 TokenKind = Literal["frames", "title"]
 Say = Callable[[str], None]
 DEAD_AFTER_S = 86_400
@@ -84,6 +86,7 @@ def _build(
     (building / "items.json").write_text(json.dumps(ids))
     viewers, interactions = _sequences(lake, versions[SEQUENCES], building, len(ids), protocol)
     described = _features(lake, versions[FEATURES], building, ids, tokens, frames)
+    means.write(ContentArrays.open(building))
     meta = {"protocol": protocol, "tokens": tokens, "versions": versions, "lake": lake.root}
     (building / "meta.json").write_text(json.dumps(meta))
     return f"packed {viewers} viewers, {interactions} interactions, {len(ids)} videos ({described} with content)"

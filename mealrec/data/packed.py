@@ -7,7 +7,7 @@
     offsets.npy        int64 [viewers + 1]
     cuts.npy           int64 [viewers, 3], only where the split is not leave-one-out (split.py)
     meta.json          protocol, tokens, and where it came from
-    and the content arrays of `arrays.py`
+    and the content arrays of `arrays.py` with their means (means.py)
 Needs numpy and torch alone, so training runs on a bare machine from such a folder.
 """
 

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import torch
 
+from mealrec.data import means
 from mealrec.data.packed import Packed
 from mealrec.model.baselines.protocol import Facts
 from mealrec.model.layers import rms_norm
 from mealrec.model.mealrec import MealRec
 from mealrec.model.softmax import FULL_SOFTMAX_UP_TO, Negatives
-from mealrec.model.summary import Summary, summarise
 from mealrec.training.step import Catalogue, catalogue_vectors
 
-CHUNK = 1024  # videos whose frames are read at a time
+CHUNK = 32_768  # videos whose vectors are made at a time
 SAMPLED = 4096  # candidates a step where the catalogue is too large for the full softmax
 
 
 def catalogue_facts(data: Packed, device: torch.device | str = "cpu") -> Catalogue:
-    """What stays constant of all videos. Cost: one pass over the frames; memory N x (d_v + d_a + d_t)."""
+    """What stays constant of all videos: their means and titles as they lie on disk, from where `rows` takes them onto the
+    device, and the few numbers a video that are left in memory. Cost: one pass over N; memory: some 30 bytes a video."""
     content = data.content
-    parts = [
-        summarise(content.gather(torch.arange(at, min(at + CHUNK, data.items + 1))))
-        for at in range(0, data.items + 1, CHUNK)
-    ]
-    visual, audio = (torch.cat(column).to(device) for column in zip(*parts, strict=True))
     return Catalogue(
-        Summary(visual, audio),
-        content.text().float().to(device),
+        means.mapped(content),
+        content.mapped("text"),
         content.has_frames().to(device),
         content.available().to(device),
         content.log_popularity().to(device),
@@ -35,15 +31,18 @@ def catalogue_facts(data: Packed, device: torch.device | str = "cpu") -> Catalog
 
 
 @torch.no_grad()
-def plain_vectors(model: MealRec, facts: Catalogue) -> torch.Tensor:
-    """Vectors [N + 1, D] of the whole catalogue without diffusion."""
+def item_vectors(model: MealRec, facts: Catalogue) -> torch.Tensor:
+    """Item-mode vectors [N + 1, D] of the whole catalogue, without diffusion where it holds no pooled tokens."""
     everything = torch.arange(len(facts.popularity), device=facts.popularity.device)
-    return catalogue_vectors(model, facts, everything)[1]
+    return torch.cat(
+        [catalogue_vectors(model, facts.rows(index), index)[1] for index in torch.split(everything, CHUNK)]
+    )
 
 
 def baseline_facts(data: Packed, count: int | None, device: torch.device | str = "cpu") -> Facts:
     """The same catalogue as baselines see it: mean frame features and the title side by side. count as in `negatives`."""
     facts = catalogue_facts(data, device)
+    facts = facts.rows(torch.arange(data.items + 1, device=device))
     content = torch.cat([facts.summary.visual, facts.summary.audio, rms_norm(facts.text)], -1)
     return Facts(facts.popularity, content, facts.available.any(1), negatives(facts.popularity, count))
 

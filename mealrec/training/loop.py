@@ -96,7 +96,8 @@ class Trainer:
         watched = self.facts.popularity > 0 if config.candidate_dropout else self.facts.popularity >= 0
         watched[0] = True
         self.learnable = watched.nonzero()[:, 0]
-        self.learnable_rows = self._learnable_rows()
+        # one copy of all candidates where every step needs them all; where it needs a few it takes them from the disk's pages
+        self.learnable_rows = self.facts.rows(self.learnable) if self.negatives is None else None
 
     def run(
         self,
@@ -170,13 +171,19 @@ class Trainer:
         """The catalogue as this epoch sees it: made from the weights that the epoch began with, which a run that goes on inside
         the epoch no longer has."""
         if state.progress.stage == "warmup":
-            self.catalogue = self.facts
+            self.see(self.facts)
         elif state.pooled is not None:
-            self.catalogue = dataclasses.replace(self.facts, pooled=state.pooled.to(self.device))
+            self.see(dataclasses.replace(self.facts, pooled=state.pooled.to(self.device)))
         else:
-            self.catalogue = self._refresh(state.model)
+            self.see(self._refresh(state.model))
         state.pooled = self.catalogue.pooled
-        self.learnable_rows = self._learnable_rows()
+
+    def see(self, catalogue: Catalogue) -> None:
+        """The steps to come score against `catalogue`: the facts, with an epoch's pooled tokens or without."""
+        self.catalogue, pooled = catalogue, catalogue.pooled
+        if self.learnable_rows is not None:
+            own = None if pooled is None else pooled[self.learnable]
+            self.learnable_rows = dataclasses.replace(self.learnable_rows, pooled=own)
 
     def _train(self, state: State, windows: Windows, on_step: Callable[[State], None]) -> dict[str, float] | None:
         """The mean loss of each part, None when told to stop."""
@@ -247,7 +254,7 @@ class Trainer:
             return Losses(zero, {})
         videos = distinct(history, target)
         candidates = self._candidates(videos, rng)
-        catalogue = self.learnable_rows if candidates.drawn is None else self.catalogue.rows(candidates.items)
+        catalogue = self.learnable_rows or self.catalogue.rows(candidates.items)
         if state.progress.stage == "warmup":
             plain = Inputs(history, target, candidates, catalogue, videos, None)
             return warmup_loss(state.model, plain, self.weights, positions, rng)
@@ -259,11 +266,6 @@ class Trainer:
         if self.negatives is None:
             return everything(self.learnable)
         return sampled(videos, self.negatives, rng)
-
-    def _learnable_rows(self) -> Catalogue:
-        """The rows of every candidate of the full softmax, gathered once an epoch and not at every step."""
-        is_whole = self.negatives is not None or len(self.learnable) == self.data.items + 1
-        return self.catalogue if is_whole else self.catalogue.rows(self.learnable)
 
     def _refresh(self, model: MealRec) -> Catalogue:
         """The catalogue with item-mode tokens of every video, each worker computing its part."""

@@ -39,6 +39,7 @@ class LossWeights:
 class Catalogue:
     """What scoring needs of all videos [N + 1, ...]: means of their frame features, titles, what is available, training
     popularity, and item-mode pooled tokens v [N + 1, D] as of the epoch's start (None in the warm-up, which has no TCD).
+    Means and titles of a whole catalogue lie on disk (mealrec.training.facts).
 
     v is constant within an epoch for every video alike; the content MLP, gates and IDs are live for every video. Were v
     live for the videos of a step and cached for the others, a common drift of the live ones would mark the targets (they
@@ -54,15 +55,21 @@ class Catalogue:
     pooled: Tensor | None = None
 
     def rows(self, index: Tensor) -> Catalogue:
+        """A copy of these rows, on index's device."""
         return Catalogue(
-            Summary(self.summary.visual[index], self.summary.audio[index]),
-            self.text[index],
+            Summary(_taken(self.summary.visual, index), _taken(self.summary.audio, index)),
+            _taken(self.text, index),
             self.has_frames[index],
             self.available[index],
             self.log_popularity[index],
             self.popularity[index],
             None if self.pooled is None else self.pooled[index],
         )
+
+
+def _taken(mapped: Tensor, index: Tensor) -> Tensor:
+    """Rows of what may lie on disk, as float32 on index's device."""
+    return mapped[index.to(mapped.device)].to(index.device).float()
 
 
 class Inputs(NamedTuple):

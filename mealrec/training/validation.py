@@ -8,9 +8,9 @@ from mealrec.data.packed import Packed
 from mealrec.evaluation.metrics import gains
 from mealrec.evaluation.ranking import model_scorer, plain_scorer, rank_targets
 from mealrec.model.mealrec import MealRec
-from mealrec.training.facts import plain_vectors
+from mealrec.training.facts import item_vectors
 from mealrec.training.peers import Peers
-from mealrec.training.step import Catalogue, catalogue_vectors
+from mealrec.training.step import Catalogue
 
 K = 10
 WAYS_OUT = {
@@ -38,10 +38,9 @@ def validate(
     catalogue: with item-mode tokens for the whole model, without (`pooled` None) for the warm-up's, which has no TCD."""
     model.eval()
     if catalogue.pooled is None:
-        scorer = plain_scorer(model, plain_vectors(model, catalogue))
+        scorer = plain_scorer(model, item_vectors(model, catalogue))
     else:
-        everything = torch.arange(data.items + 1, device=device)
-        scorer = model_scorer(model, data.content.gather, catalogue_vectors(model, catalogue, everything)[1])
+        scorer = model_scorer(model, data.content.gather, item_vectors(model, catalogue))
     ranked = rank_targets(
         scorer,
         data,

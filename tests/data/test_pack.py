@@ -117,6 +117,13 @@ def test_a_long_id_of_one_viewer_costs_its_own_bytes(lake: Lake, tmp_path: Path)
     assert sum(path.stat().st_size for path in data.root.glob("viewer*")) < 30_000
 
 
+def test_a_dataset_comes_with_the_means_that_every_worker_maps(lake: Lake, tmp_path: Path) -> None:
+    data = packed(lake, tmp_path / "out", "frames", 3)
+    for name, width in (("visual", data.content.dims["visual_dim"]), ("audio", data.content.dims["audio_dim"])):
+        array = np.load(data.root / "means" / f"{name}.npy", mmap_mode="r")
+        assert array.shape == (data.items + 1, width) and array.dtype == np.float32
+
+
 def test_a_dataset_of_another_form_is_not_opened(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {name: lake.at(name).version() for name in (ITEMS, SEQUENCES, FEATURES)}
     first, again = (packed_dataset(RunConfig(lake=lake.root), lake, versions) for _ in range(2))
