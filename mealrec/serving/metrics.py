@@ -99,6 +99,7 @@ class _OfModels(Collector):
         yield compiled
         yield CounterMetricFamily("mealrec_model_swaps", "Times an alias moved here", value=counts.swaps)
         yield CounterMetricFamily("mealrec_model_refused", "Versions not fit to serve", value=len(counts.refused))
+        yield CounterMetricFamily("mealrec_model_failed", "Loads that are tried again", value=counts.failed)
         yield CounterMetricFamily("mealrec_registry_unreachable", "Asks without an answer", value=counts.unreachable)
 
 

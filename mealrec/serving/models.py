@@ -1,7 +1,9 @@
 """The models that answer requests: loaded from the registry's aliases, exchanged in the background when an alias moves.
 
 The old version answers until the new one is loaded and has predicted once, so a move drops no request. A version that can't
-be loaded or predicts nonsense is refused for good and the old one stays; a registry that can't be reached is asked again.
+be loaded or predicts nonsense is refused for good and the old one stays. A registry that can't be reached is asked again, and
+so is a version whose load failed for another reason than its bundle, as want of memory: after a minute, then twice as long each
+time, an hour at most.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ log = logging.getLogger("mealrec.serve")
 
 FOLLOWED = ("champion", "challenger")
 WARM_UP_K = 10
+AGAIN_AFTER_S, AGAIN_AFTER_MOST_S = 60.0, 3600.0
 
 
 class NoModel(RuntimeError):
@@ -63,11 +66,21 @@ class Served:
 
 @dataclass
 class Counts:
-    """Since this process began. refused: version -> reason; unreachable: asks of the registry that got no answer."""
+    """Since this process began. refused: version -> reason; failed: loads that failed and are tried again; unreachable: asks of
+    the registry that got no answer."""
 
     swaps: int = 0
     unreachable: int = 0
+    failed: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A version that failed to load is left alone `seconds` long, until `over` on the clock."""
+
+    seconds: float
+    over: float
 
 
 class Models:
@@ -82,11 +95,13 @@ class Models:
         aliases: Sequence[str] = FOLLOWED,
         index: IndexConfig | None = None,
         compiler: Callable[[Recommender], Whole] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.index, self.compiler = index or IndexConfig(), compiler
+        self.index, self.compiler, self.clock = index or IndexConfig(), compiler, clock
         self.source, self.scratch, self.aliases = source, scratch, tuple(aliases)
         self.counts = Counts()
         self._served: dict[str, Served] = {}
+        self._pauses: dict[str, Pause] = {}
         self._refreshing, self._compiling = threading.Lock(), threading.Lock()
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,7 +180,10 @@ class Models:
                 log.info("version %s answers compiled (%.0f s)", served.version, time.monotonic() - began)
 
     def _load(self, version: str) -> Served | None:
-        """Load and warm up; None where the version is refused."""
+        """Load and warm up; None where the version is refused, or not to be tried yet."""
+        pause = self._pauses.get(version)
+        if pause is not None and self.clock() < pause.over:
+            return None
         folder = self.scratch / version
         try:
             recommender = Recommender.load(self.source.bundle(version, folder))
@@ -174,12 +192,28 @@ class Models:
         except Unreachable:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        except Exception as error:  # a damaged bundle may raise anything; it must not take the old version with it
+        except BundleError as error:
             shutil.rmtree(folder, ignore_errors=True)
             self.counts.refused[version] = f"{type(error).__name__}: {error}"
             log.error("version %s refused: %s", version, self.counts.refused[version])
             return None
+        except (
+            Exception
+        ) as error:  # of this machine or of an unforeseen bundle; it must not take the old version with it
+            shutil.rmtree(folder, ignore_errors=True)
+            self._put_off(version, error)
+            return None
+        self._pauses.pop(version, None)
         return Served(version, recommender, datetime.now(UTC).isoformat(timespec="milliseconds"))
+
+    def _put_off(self, version: str, error: Exception) -> None:
+        before = self._pauses.get(version)
+        seconds = AGAIN_AFTER_S if before is None else min(2 * before.seconds, AGAIN_AFTER_MOST_S)
+        self._pauses[version] = Pause(seconds, self.clock() + seconds)
+        self.counts.failed += 1
+        log.error(
+            "version %s failed to load, tried again in %g s: %s: %s", version, seconds, type(error).__name__, error
+        )
 
     def _drop_folders(self) -> None:
         """Folders of versions that serve no more. Their arrays stay mapped for the requests that still hold them."""

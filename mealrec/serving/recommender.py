@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,16 @@ from mealrec.serving.index import Exact, Index, indexed
 
 FORMAT = 4
 VIEWERS_REMEMBERED = 10_000
+PASSING = {
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.EINTR,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+}
 
 
 class BundleError(ValueError):
@@ -78,7 +89,8 @@ class Recommender:
 
     @classmethod
     def load(cls, directory: Path) -> Recommender:
-        """Raises BundleError naming what is wrong."""
+        """Raises BundleError naming what is wrong with the bundle, and what else went wrong (want of memory, of file handles)
+        as it is: the same bundle may load later."""
         try:
             body = json.loads((directory / "bundle.json").read_text())
             if body.get("format") != FORMAT:
@@ -90,6 +102,8 @@ class Recommender:
         except BundleError:
             raise
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError, TypeError, RuntimeError) as error:
+            if _is_passing(error):
+                raise
             raise BundleError(f"{directory} is no whole model bundle: {error}") from error
         if not isinstance(video_ids, list) or not all(isinstance(video, str) for video in video_ids):
             raise BundleError(f"{directory}: items.json must be a list of video ids")
@@ -244,6 +258,13 @@ class Recommender:
             preference(self.model, self.content.gather, _left_pad([window])).salience[0].numpy()
         )
         return weights
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether the machine, and not the bundle, is short of something."""
+    if isinstance(error, OSError):
+        return error.errno in PASSING
+    return "can't allocate memory" in str(error)  # how torch says it on a CPU, in a RuntimeError
 
 
 def _model(settings: ModelSettings, content: ContentArrays, weights: dict[str, Tensor]) -> MealRec:

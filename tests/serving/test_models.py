@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mealrec.registry.source import RegistrySource
+from mealrec.serving import recommender
 from mealrec.serving.models import Models, NoModel, Unreachable
 from tests.serving.conftest import Registry
 
@@ -117,6 +120,53 @@ def test_a_poisoned_or_broken_version_is_refused_and_the_old_one_stays(
     assert models.get().version == "1" and models.counts.swaps == 0
     assert list(models.counts.refused) == [bad] and reason in models.counts.refused[bad]
     assert models.get().recommender.recommend([[1]], 3).item_index.all()
+
+
+class Folder:
+    """A store of one version."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.stored = bundle
+
+    def version(self, alias: str) -> str | None:
+        return "1"
+
+    def bundle(self, version: str, scratch: Path) -> Path:
+        return shutil.copytree(self.stored, scratch / version)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ModuleNotFoundError("No module named 'optional'"),
+        OSError(errno.EMFILE, "Too many open files"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_version_that_a_passing_error_kept_out_is_tried_again_at_a_bounded_pace(
+    bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    now, tried = 0.0, list[float]()
+
+    def fail(settings: object) -> None:
+        tried.append(now)
+        raise error
+
+    models = Models(Folder(bundles[0]), tmp_path / "scratch", ["champion"], clock=lambda: now)
+    with monkeypatch.context() as patch:
+        patch.setattr(recommender, "MealRec", fail)
+        for second in range(0, 12_000, 10):
+            now = float(second)
+            models.refresh()
+    waits = [round(after - before) for before, after in pairwise(tried)]
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+    assert models.counts.refused == {} and models.counts.failed == len(tried)
+    with pytest.raises(NoModel):
+        models.get()
+    now += 3600
+    models.refresh()
+    assert models.get().version == "1"
 
 
 def test_a_registry_out_of_reach_leaves_the_old_version_serving_and_is_asked_again(
