@@ -83,6 +83,20 @@ def test_what_an_older_run_slipped_in_after_the_claim_stops_the_newer_one(lake: 
     assert keys(lake) == ["run-1"]
 
 
+def test_beside_a_table_that_decides_an_older_run_stops_nobody(lake: Lake) -> None:
+    """What it left there is named by no commit of the table that decides."""
+    tables = (QUARANTINE, ITEMS)
+    older, newer = (lake.claim("sessionize", run, *tables, decides=ITEMS) for run in ("run-1", "run-2"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mealrec.claims.check", lambda root, claim: None)
+        commit(lake, older, "run-1")
+    commit(lake, newer, "run-2")
+    rows = pa.Table.from_pylist([{"video_id": "a", "item_index": 1}], schema=SCHEMAS[ITEMS])
+    with pytest.raises(Overtaken, match="this one's result does not count"):
+        lake.write(ITEMS, rows, made(older, "run-1"))
+    assert lake.write(ITEMS, rows, made(newer, "run-2")) == 0
+
+
 def test_delta_itself_refuses_a_second_commit_prepared_on_the_same_version(lake: Lake) -> None:
     commit(lake, lake.claim("extract", "run-1", QUARANTINE), "run-1")
     claim = lake.claim("extract", "run-2", QUARANTINE)

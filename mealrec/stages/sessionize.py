@@ -9,6 +9,7 @@ import logging
 import os
 
 from mealrec import __version__
+from mealrec.claims import Claim
 from mealrec.config import RunConfig, digest
 from mealrec.lake import SUMMARY_KEY, Lake
 from mealrec.schema import INPUTS, INTERACTIONS, QUARANTINE
@@ -31,10 +32,15 @@ def sessionize(config: RunConfig, *, run_id: str = "", full: bool = False) -> St
     if done is not None:
         log.info("up to date: %s version %d", INTERACTIONS, done.version)
         return StageSummary.stored(json.loads(done.metadata[SUMMARY_KEY]), done.version)
-    claim = lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS, decides=INTERACTIONS)
-    arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", claim.to_json()]
+    held = claim(lake, run_id)
+    arguments = ["--landing", str(landing.root), "--digest", made_from, "--run-id", run_id, "--claim", held.to_json()]
     arguments += ["--full"] if full else []
     return StageSummary.model_validate(submit("run_sessionize", config, arguments, log))
+
+
+def claim(lake: Lake, run_id: str) -> Claim:
+    """To commit the stage's three tables; that of `interactions` names the versions of the others."""
+    return lake.claim("sessionize", run_id, QUARANTINE, INPUTS, INTERACTIONS, decides=INTERACTIONS)
 
 
 def sessionize_digest(config: RunConfig, landing: Landing) -> str:

@@ -17,6 +17,7 @@ from mealrec.features.extract import write_part
 from mealrec.lake import THROUGH_KEY, Lake, Provenance
 from mealrec.schema import FEATURES, INPUTS, INTERACTIONS, ITEMS, QUARANTINE, SEQUENCES
 from mealrec.sources.landing import Landing
+from mealrec.stages import sessionize as stage
 from mealrec.stages.sequences import sequences_digest
 from mealrec.stages.sessionize import FORM, sessionize_digest, settings_digest
 from spark_jobs import commit, run_sequences
@@ -53,13 +54,10 @@ class World:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (self.root / "events" / name).write_text("".join(f"{line}\n" for line in lines))
 
-    def claim(self, lake: Lake) -> Claim:
-        return lake.claim("sessionize", "", QUARANTINE, INPUTS, INTERACTIONS, decides=INTERACTIONS)
-
     def night(self, lake: str | None = None, *, full: bool = False, claim: Claim | None = None) -> dict[str, Any]:
         where = Lake(lake or self.config.lake)
         config = self.config.model_copy(update={"lake": where.root})
-        held = claim or self.claim(where)
+        held = claim or stage.claim(where, "")
         return run(Job(self.spark, config, where, Landing(self.root, self.through), "d", "", held, full))
 
     def sequences(self) -> dict[str, Any]:
@@ -333,7 +331,7 @@ def test_the_newer_of_two_nights_wins_though_the_older_one_had_begun_to_commit(
     def fenced(self: Lake, table: str, claim: Any) -> Any:
         monkeypatch.setattr(Lake, "_fenced", real)
         found = real(self, table, claim)
-        newer.append(world.claim(self))
+        newer.append(stage.claim(self, ""))
         return found
 
     monkeypatch.setattr(Lake, "_fenced", fenced)
