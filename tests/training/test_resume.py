@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mealrec.data.packed import Packed
 from mealrec.training import checkpoint
 from mealrec.training.checkpoint import CheckpointError
 from mealrec.training.loop import State, Trainer
+from mealrec.training.settings import TrainSettings
 from tests.training.killed_run import CONFIG, SEED, digest, fresh, settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,16 +44,16 @@ class Stopped(Exception):
     pass
 
 
-def stopped_inside_a_joint_epoch(packed: Packed, folder: Path) -> None:
-    """Leaves the checkpoint of the second joint epoch's middle."""
+def stopped_inside_a_joint_epoch(packed: Packed, folder: Path, config: TrainSettings = CONFIG, epochs: int = 1) -> None:
+    """Leaves the checkpoint of the joint epoch's middle that comes after so many."""
 
     def save(state: State) -> None:
         checkpoint.save(state, folder)
-        if state.progress.stage == "joint" and state.progress.epoch == 1 and state.progress.step:
+        if state.progress.stage == "joint" and state.progress.epoch == epochs and state.progress.step:
             raise Stopped
 
     with pytest.raises(Stopped):
-        Trainer(packed, CONFIG, seed=SEED).run(fresh(packed), save, on_step=save)
+        Trainer(packed, config, seed=SEED).run(fresh(packed), save, on_step=save)
 
 
 def _model(state: State, packed: Packed) -> None:
@@ -86,6 +88,16 @@ def _epoch(state: State, packed: Packed) -> None:
     state.progress.epoch -= 1
 
 
+def _total_epochs(state: State, packed: Packed) -> None:
+    del packed
+    state.progress.total_epochs -= 1
+
+
+def _stage(state: State, packed: Packed) -> None:
+    del packed
+    state.progress.stage = "warmup"
+
+
 def _losses(state: State, packed: Packed) -> None:
     del packed
     state.progress.losses = {}
@@ -105,6 +117,8 @@ PARTS: dict[str, Callable[[State, Packed], None]] = {
     "step counts": _moment("step"),
     "steps of the epoch": _step,
     "epochs": _epoch,
+    "epochs of both stages": _total_epochs,
+    "stage": _stage,
     "sums of losses": _losses,
     "tokens of the epoch's catalogue": _pooled,
 }
@@ -121,6 +135,23 @@ def test_every_part_of_a_checkpoint_is_needed(packed: Packed, tmp_path: Path, fo
         PARTS[forgotten](state, packed)
     Trainer(packed, CONFIG, seed=SEED).run(state)
     assert (digest(state) == digest(whole)) == (forgotten == "nothing")
+
+
+# no epoch of a stage is better than its first one, so that patience ends it after the fourth
+STILL = replace(CONFIG, joint_epochs=6, patience=3, lr=1e-12, joint_lr=1e-12)
+
+
+@pytest.mark.parametrize(("forgotten", "ends_after"), [("nothing", 4), ("waited", 5), ("best", 6)])
+def test_patience_goes_on_from_where_it_was(packed: Packed, tmp_path: Path, forgotten: str, ends_after: int) -> None:
+    stopped_inside_a_joint_epoch(packed, tmp_path / "last", STILL, epochs=2)
+    state = checkpoint.load(tmp_path / "last", settings_of(packed), STILL)
+    assert state.progress.waited == 1 and state.progress.best > 0
+    if forgotten == "waited":
+        state.progress.waited = 0
+    elif forgotten == "best":
+        state.progress.best = -1.0
+    Trainer(packed, STILL, seed=SEED).run(state)
+    assert [entry["stage"] for entry in state.progress.curves].count("joint") == ends_after
 
 
 def test_what_a_snapshot_holds_does_not_change_while_training_goes_on(packed: Packed, tmp_path: Path) -> None:

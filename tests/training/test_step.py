@@ -11,10 +11,11 @@ from torch import nn
 
 from mealrec.data.packed import Packed
 from mealrec.model import corruption
-from mealrec.model.content import AUDIO, VIDEO
+from mealrec.model.content import AUDIO, VIDEO, Content
 from mealrec.model.mealrec import MealRec
 from mealrec.model.npd import PreferenceDenoiser
 from mealrec.model.settings import ModelSettings, Npd
+from mealrec.model.tcd import Scene
 from mealrec.training import step
 from mealrec.training.candidates import everything
 from mealrec.training.denoising import Clean, corrupted_history, strangers
@@ -158,6 +159,32 @@ def test_the_estimate_of_the_noise_is_trained_by_its_own_weight(packed: Packed) 
     once, twice = (gradients(packed, "blind", replace(weights, noise=w))["npd.noise.weight"] for w in (1.0, 2.0))
     assert float((once - without).abs().max()) > 0
     assert torch.allclose(twice - without, 2 * (once - without), atol=1e-6)
+
+
+def test_each_distinct_video_of_a_step_is_tokenised_and_refined_once(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, inputs = replace(model_of(packed).settings, personal="pooling"), inputs_of(packed)
+    model, teacher = MealRec(settings).train(), MealRec(settings)
+    rows: dict[str, list[int]] = {"scene": [], "refine": []}
+    scene, refine = model.scene, model.refine
+
+    def count_scene(content: Content) -> Scene:
+        rows["scene"].append(len(content.available))
+        return scene(content)
+
+    def count_refine(seen: Scene, condition: torch.Tensor) -> torch.Tensor:
+        rows["refine"].append(len(condition))
+        return refine(seen, condition)
+
+    monkeypatch.setattr(model, "scene", count_scene)
+    monkeypatch.setattr(model, "refine", count_refine)
+    noisy = corruption.Draw(torch.full((3,), corruption.GAUSSIAN), torch.full((3,), 0.5))
+    monkeypatch.setattr(corruption, "draw", lambda viewers, rng: noisy)  # no modality is lost, which is seen anew
+    joint_loss(model, teacher, inputs, LossWeights(), 10.0, torch.Generator().manual_seed(3))
+    once = len(inputs.videos)
+    assert {name: sum(found) for name, found in rows.items()} == {"scene": once, "refine": once}
+    assert once < int((HISTORY > 0).sum() + (TARGET > 0).sum())
 
 
 def test_strangers_are_valid_items_of_other_viewers(packed: Packed) -> None:
