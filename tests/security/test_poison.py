@@ -125,7 +125,7 @@ def saved(settings: ModelSettings, folder: Path, seed: int) -> Path:
     [
         ("state.safetensors", b"\x80\x04.", "not the file"),
         ("state.json", b"\x80\x04.", "not a whole checkpoint"),
-        ("state.json", b"[]", "format None"),
+        ("state.json", b"[]", "names no format"),
         ("state.json", b'{"format": 4, "settings": 7}', "other model settings"),
     ],
 )
