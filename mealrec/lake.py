@@ -190,10 +190,6 @@ class Lake:
         held = {t: self.at(t).transaction_version(stage) if self.exists(t) else None for t in deciding}
         return Claim(stage, number, held)
 
-    def release(self, claim: Claim, run_id: str) -> None:
-        """Give a claim back, of a run that has found nothing to commit."""
-        claims.release(self.root, claim, run_id)
-
     def check(self, claim: Claim) -> None:
         """Raises Overtaken when a newer run has claimed the stage: before effects outside the lake."""
         claims.check(self.root, claim)

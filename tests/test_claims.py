@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mealrec.claims import CLAIMS, Claim, Overtaken, newest, take
+from mealrec.claims import CLAIMS, Claim, Overtaken, newest, release, take
 from mealrec.features.extract import write_part
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, QUARANTINE, SCHEMAS
@@ -50,10 +50,10 @@ def test_a_run_that_was_overtaken_commits_nothing_and_says_by_whom(lake: Lake) -
 
 def test_a_claim_that_is_given_back_is_waited_for_by_nobody_and_a_newer_one_still_is(lake: Lake) -> None:
     first = lake.claim("extract", "run-1", FEATURES, QUARANTINE)
-    lake.release(first, "run-1")
+    release(lake.root, first, "run-1")
     assert [(one.number, one.run_id, one.tables) for one in newest(lake.root)] == [(1, "run-1", ())]
     second = lake.claim("extract", "run-2", QUARANTINE)
-    lake.release(first, "run-1")
+    release(lake.root, first, "run-1")
     assert [(one.number, one.run_id, one.tables) for one in newest(lake.root)] == [(2, "run-2", (QUARANTINE,))]
     assert commit(lake, second, "run-2") == 0
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mealrec import __version__
+from mealrec import __version__, claims
 from mealrec.config import FeaturesConfig, RunConfig, digest
 from mealrec.features.encoders import digest_of
 from mealrec.features.extract import Extracted, ExtractionError, plan, rejects_in, rows_in_part, write_part
@@ -67,12 +67,8 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     kept = set() if full else _unchanged(held, catalogue, paths, config.features, encoders)
     rejected = rejected_as_before(before, catalogue, tried_as(config.features, encoders))
     todo = [w for w in catalogue if w.video_id not in kept and w.video_id not in rejected]
-    said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
-    log.info(said, len(catalogue), len(kept), len(rejected), len(todo))
-    if bad:
-        log.warning("%d rows of %s name no video; line %d: %s", len(bad), landing.catalogue_file(), *bad[0][:2])
-    if taken := sum(w.stat == NOT_ASKED for w in catalogue if w.video_id in kept):
-        log.warning("%d of them could not be asked for in their store and are taken to be as they were", taken)
+    _say(catalogue, kept, len(rejected), len(todo))
+    _say_what_names_no_video(landing, bad)
     _say_what_other_encoders_cost(held, todo, encoders, config.features.keep_frames)
     # a whole run finds the parts of its own attempts alone: those of others may be of frames that were kept
     day, attempt = datetime.now(UTC).date().isoformat(), digest(made_from, base, *(["full"] if full else []))
@@ -86,7 +82,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     extracted = replace(extracted, quarantine=[*extracted.quarantine, *still])
     rejects, new = rejects_in(lake, extracted.quarantine), rows_in(lake, extracted.features)
     if done is not None and not new and _by_key(rejects) == _by_key(before):
-        lake.release(claim, run_id)
+        claims.release(lake.root, claim, run_id)
         return _up_to_date(done)
     extracted = replace(extracted, quarantine=[*extracted.quarantine, *_bad_rows(lake, landing, bad, day, attempt)])
     reasons = dict(sorted(Counter(row["reason"] for row in [*rejects, *(r._asdict() for r in bad)]).items()))
@@ -106,6 +102,18 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     version = _commit(lake, extracted, held, kept, moved(held, catalogue, kept), made)
     log.info("committed %s version %d", FEATURES, version)
     return summary.model_copy(update={"version": version})
+
+
+def _say(catalogue: list[Wanted], kept: set[str], rejected: int, todo: int) -> None:
+    said = "%d videos in the catalogue: %d unchanged, %d rejected before and unchanged, %d to do"
+    log.info(said, len(catalogue), len(kept), rejected, todo)
+    if taken := sum(w.stat == NOT_ASKED for w in catalogue if w.video_id in kept):
+        log.warning("%d of them could not be asked for in their store and are taken to be as they were", taken)
+
+
+def _say_what_names_no_video(landing: Landing, bad: list[BadRow]) -> None:
+    if bad:
+        log.warning("%d rows of %s name no video; line %d: %s", len(bad), landing.catalogue_file(), *bad[0][:2])
 
 
 def _look_whose_features_these_are(lake: Lake, landing: Landing, is_own: bool) -> None:
