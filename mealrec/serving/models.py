@@ -197,9 +197,8 @@ class Models:
             self.counts.refused[version] = f"{type(error).__name__}: {error}"
             log.error("version %s refused: %s", version, self.counts.refused[version])
             return None
-        except (
-            Exception
-        ) as error:  # of this machine or of an unforeseen bundle; it must not take the old version with it
+        except Exception as error:
+            # of this machine, or of a bundle that nobody foresaw: it must not take the old version with it
             shutil.rmtree(folder, ignore_errors=True)
             self._put_off(version, error)
             return None
