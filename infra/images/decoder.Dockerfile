@@ -9,7 +9,7 @@ WORKDIR /app
 COPY constraints.txt ./
 RUN pip install --no-cache-dir --constraint constraints.txt numpy decord av
 COPY mealrec/__init__.py ./mealrec/
-COPY mealrec/features/__init__.py mealrec/features/sampling.py mealrec/features/header.py mealrec/features/complaints.py ./mealrec/features/
+COPY mealrec/features/__init__.py mealrec/features/sampling.py mealrec/features/header.py mealrec/features/complaints.py mealrec/features/sound.py ./mealrec/features/
 COPY mealrec/features/confinement.py mealrec/features/identity.py mealrec/features/decoder_child.py ./mealrec/features/
 
 USER 65534:65534

@@ -248,6 +248,7 @@ def test_a_uri_that_names_another_file_of_the_same_size_and_time_is_decoded_and_
     assert extract(run_config).details["reused"] == 4
 
 
+@pytest.mark.night
 def test_lower_limits_hold_for_what_is_there_as_for_what_is_new(
     platform: Path, run_config: RunConfig, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_lower_limits_hold_for_what_is_there_as_for_what_is_new(
     assert carried.details["reused"] == 3, "also where its part was rewritten for it"
 
 
+@pytest.mark.night
 def test_a_whole_run_does_not_take_over_what_an_interrupted_one_finished(
     platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_whole_run_does_not_take_over_what_an_interrupted_one_finished(
     assert extract(run_config, full=True).details["done_now"] == 6
 
 
+@pytest.mark.night
 def test_frames_that_can_not_be_kept_cost_no_video_and_not_the_run(
     platform: Path, run_config: RunConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -506,6 +509,7 @@ def test_a_folder_of_files_is_a_source_of_its_own_and_its_links_do_not_lead_out_
     assert Lake(config.lake).version(FEATURES) == version
 
 
+@pytest.mark.night
 def test_a_folder_of_files_does_not_replace_the_features_of_another_source(
     platform: Path, run_config: RunConfig, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

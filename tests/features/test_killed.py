@@ -111,6 +111,7 @@ def test_killed_actors_and_a_killed_decoder_cost_no_video(
     assert (summary.rows_in, summary.rows_out) == (VIDEOS, len(good))
 
 
+@pytest.mark.night
 def test_a_block_that_kills_every_worker_ends_the_run_and_is_named(
     make_landing: Callable[[list[dict[str, Any]]], Path],
     run_config: RunConfig,

@@ -84,6 +84,7 @@ def test_rows_go_in_and_come_out_and_a_second_run_has_nothing_to_do(
     assert lake.read(INTERACTIONS, 0).num_rows == 80 and lake.read(INTERACTIONS).num_rows == 120
 
 
+@pytest.mark.night
 def test_a_catalogue_with_other_names_is_read_by_the_jobs_too(tmp_path: Path) -> None:
     config = override(write_landing(tmp_path), ['source.catalogue={"video_id": "clip"}'])
     catalogue = tmp_path / "landing" / "catalogue.jsonl"
