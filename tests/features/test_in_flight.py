@@ -64,6 +64,7 @@ def watched() -> Iterator[list[int]]:
         watcher.join()
 
 
+@pytest.mark.night
 def test_actors_and_videos_in_hand_are_bounded_where_the_cluster_has_room_for_more(
     make_landing: Callable[[list[dict[str, Any]]], Path],
     run_config: RunConfig,
