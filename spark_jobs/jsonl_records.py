@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pajson
 
-from mealrec.sources.identifiers import of_number
+from mealrec.sources.json_line import object_of
 from spark_jobs import records as forms
 from spark_jobs.values import TEXTS, Mask
 
 if TYPE_CHECKING:
     from spark_jobs.records import Columns, Part
 
-CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
 ODD_NUMBERS = re.compile(rb"[:\[,\s](-?Inf|-NaN)[,\]}\s]")  # numbers for Arrow, and for nobody else
 
 
@@ -110,7 +109,7 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
         if len(raw) > max_line_bytes:
             bad.append((number, text[:max_line_bytes], f"oversize: the line is longer than {max_line_bytes} bytes"))
             continue
-        record = _object(raw)
+        record = object_of(raw)
         if record is None:
             bad.append((number, text, "the line is not a JSON object in UTF-8"))
         else:
@@ -126,15 +125,6 @@ def _lenient(lines: list[bytes], first: int, columns: Columns, max_line_bytes: i
     payload, numbers = [text for _, text, _ in good], [number for number, _, _ in good]
     batch = columns.record(found, pa.array(payload, pa.string()), pa.array(numbers, pa.int64()), nested)
     return pa.concat_batches([batch, forms.broken(bad)]) if bad else batch
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(line.decode(), parse_int=str, parse_float=of_number, parse_constant=CONSTANTS.get)
-    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _inside(value: Any, path: Sequence[str]) -> Any:

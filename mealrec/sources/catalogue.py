@@ -96,9 +96,9 @@ def _csv(path: Path, theirs: Names) -> pa.Table:
     )
     blocks, parse = pacsv.ReadOptions(block_size=MAX_LINE), pacsv.ParseOptions(newlines_in_values=True)
     table = pacsv.read_csv(path, read_options=blocks, parse_options=parse, convert_options=convert)
-    last = table.slice(max(len(table) - 1, 0)).to_pylist()
-    if any(isinstance(value, str) and "\n" in value for row in last for value in row.values()):
-        raise pa.ArrowInvalid("a quote that nobody closed may have made one field of the rest of the file")
+    texts = [column for column in table.columns if pa.types.is_string(column.type)]
+    if any(pc.any(pc.match_substring(column, "\n")).as_py() for column in texts):
+        raise pa.ArrowInvalid("a field of several lines: a stray quote may have made it of other rows")
     known = _ours(table, known_columns(path, theirs, table.column_names))
     return known.set_column(0, "video_id", of_cells(known["video_id"]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,8 @@ import pyarrow.parquet as pq
 
 from mealrec.sources.errors import SourceError
 from mealrec.sources.identifiers import as_text, of_number
+from mealrec.sources.json_line import object_of
 
-CONSTANTS = {"NaN": None, "Infinity": "inf", "-Infinity": "-inf"}  # Python and others write them, JSON has none
 MAX_FIELD = 2**20  # bytes
 MAX_LINE = 2**24  # bytes of a line; Arrow, whose block it is, takes no longer one either
 Names = Mapping[str, str]
@@ -75,48 +76,69 @@ def _jsonl(path: Path, theirs: Names) -> Iterator[Row]:
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        # numbers stay the text they were written as, so that an identifier 1e3 is not 1000.0
-        found = json.loads(line.decode(), parse_int=str, parse_float=of_number, parse_constant=CONSTANTS.get)
-    except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
-        return None
-    if not isinstance(found, dict):
+    found = object_of(line)
+    if found is None:
         return None
     return {name: json.dumps(value) if isinstance(value, bool) else value for name, value in found.items()}
 
 
 class _Lines:
-    """Lines for csv.reader. number: of the line that was taken last; raw: text of the record that is being read; wrong: what is
-    wrong with it."""
+    """Lines for csv.reader. number: of the line that was taken last; raw: lines of the record that is being read; wrong: what
+    is wrong with it; later: lines that are read again."""
 
     def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.number, self.wrong = 0, ""
+        self.file, self.number, self.wrong = file, 0, ""
         self.raw: list[str] = []
+        self.later: deque[str] = deque()
 
     def begin(self) -> None:
         """A record begins."""
         self.raw, self.wrong = [], ""
 
+    def keep_first(self) -> None:
+        """The record is its first line alone: the others are read next."""
+        self.later.extendleft(reversed(self.raw[1:]))
+        self.number -= len(self.raw) - 1
+        del self.raw[1:]
+
     def __iter__(self) -> Iterator[str]:
-        while line := self.file.readline(MAX_LINE):
-            self.number += 1
-            if len(line) == MAX_LINE and not line.endswith("\n"):
-                self.wrong = f"oversize: the line is longer than {MAX_LINE} characters"
-                while (rest := self.file.readline(MAX_LINE)) and not rest.endswith("\n"):
-                    pass
-            text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            if text != line:
-                self.wrong = self.wrong or "the record is not UTF-8 text"
-            self.raw.append(text)
-            yield text
+        return self
+
+    def __next__(self) -> str:
+        line = self.later.popleft() if self.later else self._line()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.raw.append(line)
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            self.wrong = f"oversize: the line is longer than {MAX_LINE} characters"
+        text = _shown_text(line)
+        if text != line:
+            self.wrong = self.wrong or "the record is not UTF-8 text"
+        return text
+
+    def _line(self) -> str:
+        """The next line, but no more of it than MAX_LINE."""
+        line = self.file.readline(MAX_LINE)
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            while (rest := self.file.readline(MAX_LINE)) and not rest.endswith("\n"):
+                pass
+        return line
+
+
+def _shown_text(line: str) -> str:
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _csv(path: Path, theirs: Names) -> Iterator[Row]:
+    """Where a record's quotes are broken nobody knows its end: it is one line, and the next begins a record, as in events."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _fields_as_long_as_ours():
         lines = _Lines(file)
-        reader = csv.reader(lines)
-        header = next(reader, [])
+        reader = csv.reader(lines, strict=True)
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise SourceError(f"{path}: the header is not CSV: {error}") from None
         known = known_columns(path, theirs, header)
         while True:
             lines.begin()
@@ -125,27 +147,20 @@ def _csv(path: Path, theirs: Names) -> Iterator[Row]:
                 cells = next(reader)
             except StopIteration:
                 return
-            except csv.Error:  # the reader goes on behind this line
-                cells, lines.wrong = [], f"oversize: a field is longer than {MAX_FIELD} characters"
-            payload = "".join(lines.raw).rstrip("\r\n")
-            if not lines.wrong and payload.count('"') % 2 and _is_open(lines.raw):
-                lines.wrong = "a quote is not closed"
+            except csv.Error as error:
+                is_long = len(lines.raw) == 1 and "field limit" in str(error)
+                cells = []
+                lines.keep_first()
+                lines.wrong = (
+                    f"oversize: a field is longer than {MAX_FIELD} characters" if is_long else f"not CSV: {error}"
+                )
             if cells and not lines.wrong and len(cells) != len(header):
                 lines.wrong = f"expected {len(header)} cells as in the header, found {len(cells)}"
             if cells or lines.wrong:  # else the line is blank
                 values = dict(zip(header, cells, strict=False))
                 found = {o: values.get(name) or None for o, name in known.items()}
                 found["video_id"] = of_number(found["video_id"] or "") or None  # a number or text, nobody knows
-                yield Row(number, payload, found, lines.wrong)
-
-
-def _is_open(record: list[str]) -> bool:
-    try:
-        for _ in csv.reader(record, strict=True):
-            pass
-    except csv.Error as error:
-        return str(error) == "unexpected end of data"
-    return False
+                yield Row(number, _shown_text("".join(lines.raw)).rstrip("\r\n"), found, lines.wrong)
 
 
 @contextmanager

@@ -75,18 +75,22 @@ def test_the_frames_are_those_that_were_asked_for_with_their_times(decoder: Deco
     assert decoded.warnings == []
 
 
+def killed_first(counter: Path, kills: int, before: str) -> str:
+    """A program that so many times does what `before` says and is killed, and then is the real child."""
+    counter.write_bytes(b"")
+    return (
+        "import os, signal, sys\n"
+        f"if os.path.getsize({str(counter)!r}) >= {kills}:\n"
+        "    os.execv(sys.executable, [sys.executable, '-m', 'mealrec.features.decoder_child'])\n"
+        f"open({str(counter)!r}, 'ab').write(b'x')\n"
+        f"{before}os.kill(os.getpid(), signal.SIGKILL)"
+    )
+
+
 @pytest.mark.parametrize("kills", [1, 2])
 def test_one_killed_child_does_not_condemn_a_video_but_two_do(clips: Path, tmp_path: Path, kills: int) -> None:
     """The first children are killed as a system short of memory kills; the next one is the real one."""
-    killed = tmp_path / "killed"
-    killed.write_bytes(b"")
-    program = (
-        "import os, signal, sys\n"
-        f"if os.path.getsize({str(killed)!r}) >= {kills}:\n"
-        "    os.execv(sys.executable, [sys.executable, '-m', 'mealrec.features.decoder_child'])\n"
-        f"open({str(killed)!r}, 'ab').write(b'x')\n"
-        "print('ready', flush=True)\nsys.stdin.readline()\nos.kill(os.getpid(), signal.SIGKILL)"
-    )
+    program = killed_first(tmp_path / "killed", kills, "print('ready', flush=True)\nsys.stdin.readline()\n")
     command = [sys.executable, "-c", program]
     with Decoder(CONFIG, audio_rate=RATE, audio_samples=20_000, command=command) as decoder:
         if kills == 1:
@@ -452,16 +456,7 @@ def test_the_child_is_recycled_after_a_number_of_videos(clips: Path, monkeypatch
 def test_a_child_that_is_killed_as_it_starts_is_started_again_a_few_times(
     clips: Path, tmp_path: Path, kills: int
 ) -> None:
-    killed = tmp_path / "killed"
-    killed.write_bytes(b"")
-    program = (
-        "import os, signal, sys\n"
-        f"if os.path.getsize({str(killed)!r}) >= {kills}:\n"
-        "    os.execv(sys.executable, [sys.executable, '-m', 'mealrec.features.decoder_child'])\n"
-        f"open({str(killed)!r}, 'ab').write(b'x')\n"
-        "os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    with stub(program) as decoder:
+    with stub(killed_first(tmp_path / "killed", kills, "")) as decoder:
         if kills == 2:
             assert levels(decoder.decode(clips / "sound.mp4")) == [3, 9, 15, 21]
         else:

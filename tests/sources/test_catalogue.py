@@ -146,11 +146,16 @@ def test_a_title_of_megabytes_and_other_odd_cells_of_a_csv_cost_their_row(tmp_pa
     assert details[1:3] == ["the record is not UTF-8 text", "expected 3 cells as in the header, found 2"]
 
 
-def test_what_an_open_quote_has_swallowed_is_one_bad_row(tmp_path: Path) -> None:
+def test_a_stray_quote_costs_its_own_line_and_swallows_no_other(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.csv"
-    path.write_text('video_id,title\ng,5" good\na,"open\nb,next\n')
-    assert videos(path) == {"g": (None, '5" good')}
-    assert read_catalogue(path).bad == [BadRow(3, "unparseable", "a quote is not closed", 'a,"open\nb,next', "a")]
+    path.write_text('video_id,title\ng,5" good\na,"open\nb,next\nc,"shut"\nd,"two\nlines"\n')
+    assert videos(path) == {"b": (None, "next"), "c": (None, "shut"), "d": (None, "two\nlines"), "g": (None, '5" good')}
+    assert [row[:2] + row[3:] for row in read_catalogue(path).bad] == [(3, "unparseable", 'a,"open', None)]
+    path.write_text('video_id,title\ng,good\na,"open\nb,next\n')
+    assert videos(path) == {"b": (None, "next"), "g": (None, "good")}
+    path.write_text('"video_id,title\ng,good\n')
+    with pytest.raises(SourceError, match="the header is not CSV"):
+        read_catalogue(path)
 
 
 def test_a_parquet_cell_that_is_no_text_costs_its_row(tmp_path: Path) -> None:
