@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mealrec.model import schedule
-from mealrec.model.layers import AttentionLayer, key_mask, sinusoid
+from mealrec.model.layers import AttentionLayer, key_bias, sinusoid
 from mealrec.model.settings import ModelSettings
 
 DENOISER_HEADS = 4
@@ -54,7 +54,7 @@ class Denoiser(nn.Module):
         head = torch.stack([condition + self.time(sinusoid(t, self.width)), scene.g_mean], 1) + self.kind[:2]
         sequence = torch.cat([head, scene.g + self.kind[2], y + scene.g + self.kind[3]], 1)
         valid = torch.cat([torch.ones_like(scene.mask[:, :1]).expand(-1, 2), scene.mask, scene.mask], 1)
-        mask = key_mask(valid)
+        mask = key_bias(valid)  # the condition and the guidance's mean are always there
         for layer in self.layers[:-1]:
             sequence = layer(sequence, mask)
         frames = self.layers[-1](sequence, mask, last=y.shape[1])  # nobody reads the other places' last states
