@@ -23,7 +23,7 @@ from mealrec.schema import FEATURES, QUARANTINE
 from mealrec.stages.extract import extract
 from tests.features.test_killed import DRIVER, parts
 
-pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
+pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.media]
 
 GOOD, BAD = 44, 4
 # what Ray Data starts beside our actors, and a worker that waits for a task

@@ -18,7 +18,7 @@ from mealrec.config import RunConfig, override
 from mealrec.stages.extract import extract
 from tests.features.test_in_flight import watched
 
-pytestmark = [pytest.mark.ray, pytest.mark.media, pytest.mark.slow]
+pytestmark = [pytest.mark.night, pytest.mark.ray, pytest.mark.media]
 
 MOST, CPUS = 3, 4
 VIDEOS = 2 * MOST  # an actor holds a block and the next one: fewer than MOST actors can't hold them all

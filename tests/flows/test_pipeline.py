@@ -298,6 +298,7 @@ def test_a_zombie_that_wakes_up_commits_no_row(own_lake: Path) -> None:
     assert (table.version(RECOMMENDATIONS), table.read(RECOMMENDATIONS).num_rows) == (version, rows)
 
 
+@pytest.mark.night
 def test_a_zombie_that_wakes_up_registers_no_second_version(world: tuple[Path, dict[str, Any]]) -> None:
     lake, name = world[0], "registry.model_name=other"  # a model of its own: the shared one stays as it is
     with _stopped_when_it_has_claimed("promote", lake, name) as process:

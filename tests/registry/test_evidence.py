@@ -41,10 +41,12 @@ def test_on_the_data_it_was_made_from_ranking_again_changes_nothing(tmp_path: Pa
 
 
 @pytest.mark.parametrize("protocol", ["leave-one-out", "temporal"])
-def test_a_champion_of_another_protocol_is_known_by_its_old_report(tmp_path: Path, protocol: str) -> None:
+def test_a_champion_of_another_protocol_is_known_by_its_old_report(
+    registry_work: Path, tmp_path: Path, protocol: str
+) -> None:
     data = write_packed(tmp_path / "packed")
     config = RunConfig()
-    tracker = Tracker(config.registry, tmp_path / "work")
+    tracker = Tracker(config.registry, registry_work)
     torch.manual_seed(0)
     model = MealRec(ModelSettings(**data.content.dims, width=16, max_history=8))
     crown(tracker, bundle.write(model, data, tmp_path / "bundle"), {})

@@ -21,8 +21,8 @@ ME = Author("me", "2026-01-01T00:00:00+00:00", "run-1")
 
 
 @pytest.fixture
-def tracker(tmp_path: Path) -> Tracker:
-    return Tracker(RegistryConfig(), tmp_path / "work")
+def tracker(registry_work: Path) -> Tracker:
+    return Tracker(RegistryConfig(), registry_work)
 
 
 @pytest.fixture
@@ -121,9 +121,9 @@ def test_a_process_that_follows_an_older_trail_ends_at_the_newest(tracker: Track
     assert aliases(tracker) == {"champion": "2", "previous": "1", "challenger": "2"}
 
 
-def test_trails_of_two_models_in_one_lake_stay_apart(tmp_path: Path, lake: Lake) -> None:
+def test_trails_of_two_models_in_one_lake_stay_apart(registry_work: Path, lake: Lake) -> None:
     for name in ("news", "music"):
-        tracker = Tracker(RegistryConfig(model_name=name), tmp_path / "work")
+        tracker = Tracker(RegistryConfig(model_name=name), registry_work)
         version = register(tracker, name)
         state = promotion.settle(tracker, lake, trail.read(lake, name), version, PASSED, ME)
         assert promotion.follow(tracker, lake, state).champion == "1"

@@ -26,9 +26,8 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 @pytest.fixture
-def tracker(config: RunConfig, tmp_path: Path) -> Tracker:
-    (tmp_path / "work").mkdir()
-    return Tracker(config.registry, tmp_path / "work")
+def tracker(config: RunConfig, registry_work: Path) -> Tracker:
+    return Tracker(config.registry, registry_work)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_a_worker_killed_inside_an_epoch_changes_nothing(packed: Packed, tmp_pat
     assert end == ends_of([whole], tmp_path / "whole")[0].digest
 
 
-@pytest.mark.slow
+@pytest.mark.night
 def test_workers_begin_as_the_earlier_model_and_end_a_stage_when_it_gets_no_better(
     packed: Packed, tmp_path: Path
 ) -> None:
