@@ -59,7 +59,7 @@ def extract(config: RunConfig, *, run_id: str = "", landing: Landing | None = No
     before = [] if full else _rejected_by(lake, lake.last_commit(FEATURES, STAGE))
     if done is not None and not any(map(may_pass, before)):
         return _up_to_date(done)
-    claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES)
+    claim = lake.claim(STAGE, run_id, QUARANTINE, FEATURES, decides=FEATURES)
     base = lake.version(FEATURES)
     held = {} if base is None else rows_in(lake, lake.files(FEATURES, base))
     videos, bad = landing.sifted_catalogue()

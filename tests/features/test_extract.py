@@ -388,6 +388,34 @@ def test_killed_between_its_two_commits_the_stage_ends_the_same(
     assert Lake(run_config.lake).version(QUARANTINE) == 0, "and not committed twice"
 
 
+def test_of_two_runs_at_once_the_newer_one_wins_though_the_older_had_begun_to_commit(
+    make_landing: Make, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_landing([row("gone", "videos/gone.mp4")])
+    config, lake = override(run_config, ["features.max_quarantine_share=1"]), Lake(run_config.lake)
+    real, claim = Lake.commit_files, Lake.claim
+    older: list[Callable[[], int]] = []
+
+    def stopped_before_it(*args: Any, **kwargs: Any) -> int:
+        older.append(lambda: real(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        taken = claim(*args, **kwargs)
+        with monkeypatch.context() as patch:
+            patch.setattr("mealrec.claims.check", lambda *_: None)  # it had looked just before
+            older.pop()()
+        return taken
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Lake, "commit_files", stopped_before_it)
+        extract(config, run_id="older")
+    make_landing([row("gone", "videos/gone.mp4"), {"title": "a row without a video"}])
+    monkeypatch.setattr(Lake, "claim", meanwhile)
+    assert extract(config, run_id="newer").quarantined == {"missing_file": 1, "missing_key": 1}
+    assert (lake.version(FEATURES), lake.read(QUARANTINE).num_rows) == (0, 2)
+
+
 def test_what_a_run_finished_before_midnight_is_not_done_again_after_it(
     platform: Path, run_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
