@@ -152,7 +152,7 @@ def run_cell(task: Task) -> str:
         ready = replace(ready, data=data)
     history = int(settings.get("max_history", SHARED["max_history"]))
     results = Results.open(Path(task.out))
-    test = rank_targets(ready.scorer, ready.data, "test", max_history=history, device=task.device)
+    test = rank_targets(ready.scorer, ready.data, "test", max_history=history, exposure=True, device=task.device)
     cell = _cell(task, settings, ready, test, data, history)
     if task.model in ROBUST and not task.noise:
         for variant, ranked in _under_conditions(ready, history, task.device):
@@ -254,6 +254,6 @@ def _under_conditions(ready: Ready, history: int, device: str) -> list[tuple[str
         for kind, level in POORER:
             scorers[f"{kind}={level}"] = ready.rescore(poorer(data.content.gather, kind, level, CONDITION_SEED))
     return [
-        (name, rank_targets(scorer, data, "test", max_history=history, device=device))
+        (name, rank_targets(scorer, data, "test", max_history=history, exposure=True, device=device))
         for name, scorer in scorers.items()
     ]

@@ -18,7 +18,8 @@ def candidates_only(scores: Tensor, seen: Tensor) -> Tensor:
     """scores [B, N + 1], changed in place: the history seen [B, L] (0 = padding) and column 0 become minus infinity.
 
     Raises ValueError for a NaN score."""
-    if scores.numel() and bool(scores.amax().isnan()):  # a maximum keeps NaN, in a fifth of isnan's time
+    # a sum and a maximum keep NaN, the sum in a third of the other's time; infinities of both signs add up to it as well
+    if scores.numel() and bool(scores.sum().isnan()) and bool(scores.amax().isnan()):
         raise ValueError("scores hold NaN: the model diverged or its features are broken")
     scores.scatter_(1, seen, -torch.inf)
     scores[:, 0] = -torch.inf

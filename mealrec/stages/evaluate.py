@@ -88,7 +88,7 @@ def _rank_all(config: RunConfig, packed: Packed, recommender: Recommender) -> di
     ranked = {}
     for name, scorer in scorers.items():
         began = time.monotonic()
-        ranked[name] = rank_targets(scorer, packed, "test", max_history=model.settings.max_history)
+        ranked[name] = rank_targets(scorer, packed, "test", max_history=model.settings.max_history, exposure=True)
         viewers = len(ranked[name].viewer)
         log.info("ranked %d viewers by %s in %.1f s", viewers, name, time.monotonic() - began)
     if not len(ranked["mealrec"].viewer):

@@ -107,7 +107,7 @@ def rank_again(recommender: Recommender, packed: Packed) -> Ranked:
         return scores
 
     checked: Scorer = score
-    return rank_targets(checked, packed, "test", max_history=recommender.model.settings.max_history)
+    return rank_targets(checked, packed, "test", max_history=recommender.model.settings.max_history, exposure=True)
 
 
 def _reported(

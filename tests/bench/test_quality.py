@@ -308,7 +308,7 @@ def test_ranks_go_by_viewer_whatever_the_batches(packed: Packed) -> None:
     def score(history: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(history), packed.items + 1)
 
-    one = rank_targets(score, packed, "test", max_history=8, batch_size=3)
-    two = rank_targets(score, packed, "test", max_history=8, batch_size=64)
+    one = rank_targets(score, packed, "test", max_history=8, batch_size=3, exposure=True)
+    two = rank_targets(score, packed, "test", max_history=8, batch_size=64, exposure=True)
     assert np.array_equal(one.viewer, np.sort(one.viewer)) and np.array_equal(one.rank, two.rank)
     assert np.array_equal(one.target, two.target) and int(one.shown.sum()) == 10 * len(one.viewer)

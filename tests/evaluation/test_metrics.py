@@ -84,10 +84,12 @@ def test_ranks_do_not_depend_on_how_many_rows_are_counted_together(
     packed: Packed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = baselines(packed)["markov"].scores
-    whole = rank_targets(scorer, packed, "test", max_history=8)
+    whole = rank_targets(scorer, packed, "test", max_history=8, exposure=True)
     monkeypatch.setattr(ranking, "rows_at_once", lambda videos: 3)
-    again = rank_targets(scorer, packed, "test", max_history=8)
+    again = rank_targets(scorer, packed, "test", max_history=8, exposure=True)
     assert len(whole.rank) > 3 and np.array_equal(whole.rank, again.rank) and np.array_equal(whole.shown, again.shown)
+    assert whole.shown.sum() == 10 * len(whole.rank)
+    assert len(rank_targets(scorer, packed, "test", max_history=8).shown) == 0, "not asked for"
 
 
 def test_a_cyclic_world_is_ranked_better_by_transitions_than_by_popularity(packed: Packed) -> None:
