@@ -57,8 +57,8 @@ def rank_targets(
 ) -> Ranked:
     """Rank every viewer's target among all videos the viewer has not watched before it. Everything watched is masked, also
     what is older than the model's window. batch_size: viewers that are encoded together, None for as many as have
-    SCORES_HELD scores; most: so many viewers, evenly spaced, stand for all; exposure: `shown` is counted too, which takes a
-    quarter of the time more."""
+    SCORES_HELD scores; most: so many viewers, evenly spaced, stand for all; exposure: `shown` is counted too, which takes some
+    fifth of the time more."""
     batch_size = batch_size or max(min(SCORES_HELD // data.items, MOST_VIEWERS), 1)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1 if exposure else 0, dtype=torch.int64, device=device)
