@@ -4,6 +4,7 @@ visual.npy      float16 [N + 1, F, d_v]; audio.npy [N + 1, F, d_a]; text.npy [N 
 position.npy    float32 [N + 1, F]; times.npy int64 [N + 1, F] ms, -1 where there is no frame
 frame_mask.npy  bool [N + 1, F]; available.npy bool [N + 1, 3]
 train_count.npy int64 [N + 1], training interactions
+recent.npy      float32 [N + 1], interactions, recent ones worth more (recency.py); only where the interactions had times
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from mealrec.model.content import Content
 
+RECENT = "recent"
 ARRAYS = ("visual", "audio", "text", "position", "times", "frame_mask", "available", "train_count")
 
 
@@ -36,7 +38,8 @@ class ContentArrays:
         missing = [name for name in ARRAYS if not (root / f"{name}.npy").is_file()]
         if missing:
             raise ValueError(f"{root}: content arrays missing: {', '.join(missing)}")
-        arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+        there = [*ARRAYS, RECENT] if (root / f"{RECENT}.npy").is_file() else ARRAYS
+        arrays = {name: np.load(root / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in there}
         lengths = {name: len(array) for name, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"{root}: arrays of different lengths: {lengths}")
@@ -94,6 +97,11 @@ class ContentArrays:
     def train_count(self) -> Tensor:
         return torch.from_numpy(np.array(self.arrays["train_count"]))
 
+    def recent_popularity(self) -> Tensor:
+        """float32 [N + 1]; training interactions alike where nobody knows when they were."""
+        found = self.arrays.get(RECENT)
+        return self.train_count().float() if found is None else torch.from_numpy(np.array(found))
+
     def log_popularity(self) -> Tensor:
         return self.train_count().float().log1p()
 
@@ -102,5 +110,5 @@ class ContentArrays:
 
     def copy_to(self, folder: Path) -> None:
         """Copy the files into a model bundle."""
-        for name in ARRAYS:
+        for name in self.arrays:
             shutil.copyfile(self.root / f"{name}.npy", folder / f"{name}.npy")

@@ -21,12 +21,13 @@ import pyarrow.compute as pc
 from mealrec.data import means
 from mealrec.data.arrays import ContentArrays
 from mealrec.data.packed import save_user_ids, training_part
+from mealrec.data.recency import recent_popularity
 from mealrec.data.split import Protocol, leave_one_out, temporal
 from mealrec.durable import publish
 from mealrec.lake import Lake
 from mealrec.schema import FEATURES, ITEMS, SEQUENCES
 
-FORM = 3  # of a packed dataset: one of another form is not opened
+FORM = 4  # of a packed dataset: one of another form is not opened
 TokenKind = Literal["frames", "title"]
 Say = Callable[[str], None]
 DEAD_AFTER_S = 86_400
@@ -103,7 +104,7 @@ def _item_ids(lake: Lake, version: int) -> list[str]:
 
 def _sequences(lake: Lake, version: int, folder: Path, items: int, protocol: Protocol) -> tuple[int, int]:
     """Flat sequences ordered by user id, so that the files' own order does not matter."""
-    columns = ["user_id", "item_index", "temporal_valid_start", "temporal_test_start"]
+    columns = ["user_id", "item_index", "temporal_valid_start", "temporal_test_start", "timestamp_ms"]
     table = lake.read(SEQUENCES, version, columns=columns).sort_by("user_id").combine_chunks()
     lists = table["item_index"].combine_chunks()
     sequence = pc.list_flatten(lists).to_numpy().astype(np.int64)
@@ -115,11 +116,13 @@ def _sequences(lake: Lake, version: int, folder: Path, items: int, protocol: Pro
     save_user_ids(folder, table["user_id"].to_pylist())
     cuts = leave_one_out(offsets)
     if protocol == "temporal":
-        starts = (table[name].to_numpy().astype(np.int64) for name in columns[2:])
+        starts = (table[name].to_numpy().astype(np.int64) for name in columns[2:4])
         cuts = temporal(offsets, *starts)
         np.save(folder / "cuts.npy", np.stack(cuts, 1))
     counts = np.bincount(training_part(sequence, offsets, cuts)[0], minlength=items + 1).astype(np.int64)
     np.save(folder / "train_count.npy", counts)
+    times = pc.list_flatten(table["timestamp_ms"].combine_chunks()).to_numpy().astype(np.int64)
+    np.save(folder / "recent.npy", recent_popularity(sequence, times, items))
     return len(offsets) - 1, len(sequence)
 
 

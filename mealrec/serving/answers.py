@@ -20,9 +20,9 @@ def recommend(
 ) -> RecommendAnswer:
     """The best videos for a history of video ids; waited: how many of its deadlines the request has waited.
 
-    Fallbacks: unknown ids are dropped and counted; without a known video the list is by popularity; a request that waited is
-    answered without NPD, then without the re-rank, then without TCD. A video without content is known by its ID alone (the
-    model's own null content)."""
+    Fallbacks: unknown ids are dropped and counted; without a known video the list is by recent popularity; a request that
+    waited is answered without NPD, then without the re-rank, then without TCD. A video without content is known by its ID
+    alone (the model's own null content)."""
     index, ids = served.recommender.index, served.recommender.video_ids
     known = [index[v] for v in history if v in index]
     exclude = [index[v] for v in asked.exclude if v in index]

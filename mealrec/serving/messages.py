@@ -77,7 +77,7 @@ class RecommendAnswer(Message):
     history_length: int = Field(description="videos of the history that the model knows")
     unknown: int = Field(description="video ids of the request or the viewer's history that the model does not know")
     fallback: Literal["empty_history", "unknown_videos"] | None = Field(
-        description="why the list is by popularity alone: no history, or none of its videos is known; else null"
+        description="why the list is by recent popularity alone: no history, or none of its videos is known; else null"
     )
     skipped: list[Literal["tcd", "rerank", "npd"]] = Field(
         description="left out because the request had waited too long"

@@ -81,7 +81,7 @@ class Recommender:
         self.log_popularity, self.available = content.log_popularity(), content.available()
         with torch.no_grad():
             self.catalogue = model.catalogue(cached.described, self.available, self.log_popularity)
-        self.popularity = content.train_count().float()
+        self.popularity, self.recent = content.train_count().float(), content.recent_popularity()
         self.moments = _moments(self.salience, content.times())
         self.lookup: Index = Exact(self.catalogue)
         self.viewers = Encodings(VIEWERS_REMEMBERED)
@@ -127,7 +127,8 @@ class Recommender:
         rerank: int = 0,
         viewer: str | None = None,
     ) -> Recommendations:
-        """Top k for each history of item indices, oldest first. A viewer without history gets the most popular videos.
+        """Top k for each history of item indices, oldest first. A viewer without history gets what was watched
+        most of late.
 
         exclude: items nobody is recommended; only: the candidates (None: every video). Ties go to the lower index. Cost:
         B x N scores and one TCD run for each of the newest max_history items; with `quick` no TCD and no NPD: the backbone
@@ -223,7 +224,7 @@ class Recommender:
         return values, allowed[at]
 
     def _popular(self, k: int, exclude: Sequence[int], only: Sequence[int] | None) -> tuple[Tensor, Tensor]:
-        scores = self.popularity[None].clone()
+        scores = self.recent[None].clone()
         scores[:, [0, *exclude]] = -torch.inf
         if only is not None:
             allowed = torch.zeros(scores.shape[1], dtype=torch.bool)

@@ -14,8 +14,10 @@ import pytest
 
 from mealrec.config import RunConfig
 from mealrec.data import pack as module
+from mealrec.data.arrays import RECENT
 from mealrec.data.pack import pack
 from mealrec.data.packed import Packed
+from mealrec.data.recency import DAY_MS, HALF_LIFE_DAYS
 from mealrec.lake import Lake, Provenance
 from mealrec.schema import FEATURES, ITEMS, SCHEMAS, SEQUENCES
 from mealrec.stages.train import packed_dataset
@@ -40,11 +42,19 @@ def lake(tmp_path: Path) -> Lake:
         {
             "user_id": "b",
             "item_index": [3, 2, 1],
+            "timestamp_ms": [0, 7 * DAY_MS, 14 * DAY_MS],
             "temporal_valid_start": 1,
             "temporal_test_start": 2,
             "bucket": 0,
         },
-        {"user_id": "a", "item_index": [1, 2], "temporal_valid_start": 2, "temporal_test_start": 2, "bucket": 1},
+        {
+            "user_id": "a",
+            "item_index": [1, 2],
+            "timestamp_ms": [0, 7 * DAY_MS],
+            "temporal_valid_start": 2,
+            "temporal_test_start": 2,
+            "bucket": 1,
+        },
     ]
     lake.write(SEQUENCES, rows(SEQUENCES, sequences), MADE)
     features = [
@@ -101,6 +111,15 @@ def test_title_words_can_stand_in_for_frames(lake: Lake, tmp_path: Path) -> None
     assert arrays["times"].max() == -1
 
 
+def test_an_interaction_a_half_life_before_the_newest_counts_half(lake: Lake, tmp_path: Path) -> None:
+    data = packed(lake, tmp_path / "out", "frames", 3)
+    assert HALF_LIFE_DAYS == 7
+    assert data.content.recent_popularity().tolist() == [0, 1 + 1 / 4, 1 / 2 + 1 / 2, 1 / 4]
+    (data.root / f"{RECENT}.npy").unlink()  # as for a dataset whose interactions have no times
+    plain = Packed.open(data.root).content
+    assert plain.recent_popularity().tolist() == plain.train_count().tolist()
+
+
 def test_sequences_are_ordered_by_viewer(lake: Lake, tmp_path: Path) -> None:
     data = packed(lake, tmp_path / "out", "frames", 3)
     assert data.user_ids(range(2)) == ["a", "b"]
@@ -110,7 +129,7 @@ def test_sequences_are_ordered_by_viewer(lake: Lake, tmp_path: Path) -> None:
 
 def test_a_long_id_of_one_viewer_costs_its_own_bytes(lake: Lake, tmp_path: Path) -> None:
     ids = sorted([*(f"u{n:04}" for n in range(1000)), "ü" * 5000, "zero\0", "視聴者"])
-    viewers = [{"user_id": name, "item_index": [1, 2, 3], "bucket": 0} for name in ids]
+    viewers = [{"user_id": name, "item_index": [1, 2, 3], "timestamp_ms": [1, 2, 3], "bucket": 0} for name in ids]
     lake.write(SEQUENCES, rows(SEQUENCES, viewers), MADE)
     data = packed(lake, tmp_path / "out", "frames", 3)
     assert data.user_ids(range(data.viewers)) == ids and data.user_ids(np.array([5, 2])) == [ids[5], ids[2]]

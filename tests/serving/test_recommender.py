@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from mealrec.serving.encodings import Encodings, Held
 from mealrec.serving.index import Exact, indexed
 from mealrec.serving.messages import RecommendRequest
 from mealrec.serving.models import Served
-from mealrec.serving.recommender import Recommender
+from mealrec.serving.recommender import BundleError, Recommender
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_viewers_who_were_not_asked_for_are_forgotten_first() -> None:
     assert kept.get("a") is held
     kept.put("c", held)
     assert kept.get("b") is None and kept.get("a") is held and kept.get("c") is held and len(kept) == 2
+
+
+def test_a_viewer_without_history_gets_what_was_watched_of_late(bundles: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundles[0], folder)
+    items = len(Recommender.load(folder).video_ids)
+    np.save(folder / "recent.npy", np.arange(items + 1, dtype=np.float32))
+    assert Recommender.load(folder).recommend([[]], 3).item_index.tolist() == [[items, items - 1, items - 2]]
+    np.save(folder / "recent.npy", np.arange(items, dtype=np.float32))
+    with pytest.raises(BundleError, match=r"different lengths.*'recent'"):
+        Recommender.load(folder)
 
 
 def test_the_rerank_orders_the_best_as_the_viewer_sees_them(recommender: Recommender) -> None:

@@ -95,7 +95,7 @@ async function showViewer() {
       + "bars: how much each frame counts for this viewer")),
     el("div", { class: "columns" },
       el("section", { class: "history" }, el("h2", {}, "History"),
-        ...(first.history.length ? first.history.map((one) => strip(one, {})) : [el("p", { class: "muted" }, "Nothing yet: recommendations are by popularity.")])),
+        ...(first.history.length ? first.history.map((one) => strip(one, {})) : [el("p", { class: "muted" }, "Nothing yet: recommendations are by recent popularity.")])),
       ...found.map((one, place) => recommendations(one, found.length > 1 ? ids[1 - place] : null))));
 }
 
