@@ -56,6 +56,18 @@ def test_the_tables_are_those_of_the_committed_results() -> None:
     assert update(README, made, "README.md") == README, "run: mealrec bench report ... --readme README.md"
 
 
+def test_the_tables_of_other_backbones_are_those_of_their_committed_results() -> None:
+    from mealrec.bench.report import tables
+    from mealrec.bench.results import Results
+
+    found = Results.open(ROOT / "benchmarks" / "results" / "backbones.json")
+    for dataset in found.datasets():
+        table = tables([found])[f"backbones-{dataset}"]
+        assert f"<!-- backbones:{dataset} -->\n{table}\n<!-- /backbones:{dataset} -->" in README, (
+            "mealrec bench report benchmarks/results/backbones.json prints it"
+        )
+
+
 def test_the_table_of_sizes_is_that_of_the_committed_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     scale = importlib.import_module("scale")
