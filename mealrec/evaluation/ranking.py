@@ -20,6 +20,7 @@ from mealrec.model.baselines import Markov, Popularity
 from mealrec.model.inference import Gather, catalogue_tokens, plain_state, preference
 from mealrec.model.mealrec import MealRec
 from mealrec.model.precision import exact_products
+from mealrec.model.softmax import aligned
 from mealrec.model.top_k import rows_at_once, top_k
 
 # history [B, L] -> scores [B, N + 1], which the caller may overwrite and the next call does
@@ -38,7 +39,6 @@ class Ranked(NamedTuple):
 
 EXPOSURE = 10
 MOST_VIEWERS = 1024  # a batch
-ALIGNED = 16  # a row of scores begins at a multiple of: the product takes less time then
 SCORES_HELD = 1 << 24  # of a batch: 64 MiB of float32
 
 
@@ -111,7 +111,7 @@ class _Scores:
 
     def __init__(self, model: MealRec, catalogue: Tensor) -> None:
         self.model, self.catalogue = model, catalogue
-        self.width = -(-len(catalogue) // ALIGNED) * ALIGNED
+        self.width = aligned(len(catalogue))
         self.space = catalogue.new_empty(0, self.width)
 
     @torch.no_grad()

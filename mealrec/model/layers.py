@@ -119,9 +119,8 @@ def key_mask(valid: Tensor) -> Tensor:
 def key_bias(valid: Tensor) -> Tensor:
     """The same as what is added to the scores, float32, where every row has a valid key: three passes over the scores fewer,
     forwards and backwards, and the same result to the last bit."""
-    return torch.zeros(valid.shape, device=valid.device).masked_fill_(~valid, torch.finfo(torch.float32).min)[
-        :, None, None
-    ]
+    bias = torch.zeros(valid.shape, device=valid.device)
+    return bias.masked_fill_(~valid, torch.finfo(torch.float32).min)[:, None, None]
 
 
 def causal_mask(valid: Tensor) -> Tensor:

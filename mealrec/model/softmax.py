@@ -158,9 +158,14 @@ def chunk_rows(items: int, device: torch.device, dtype: torch.dtype) -> int:
     return rows - rows % 32 if rows > 32 else max(rows, 1)
 
 
+def aligned(scores: int) -> int:
+    """How long a row of so many scores is made, so that the next one begins where products are quick."""
+    return -(-scores // ALIGNED) * ALIGNED
+
+
 def _aligned(table: Tensor, dtype: torch.dtype) -> Tensor:
     """table [N + 1, D] as candidates [C, D], C a multiple of ALIGNED: zeros for the padding and after the last video."""
-    out = table.new_zeros(-(-len(table) // ALIGNED) * ALIGNED, table.shape[1], dtype=dtype)
+    out = table.new_zeros(aligned(len(table)), table.shape[1], dtype=dtype)
     out[1 : len(table)] = table[1:]
     return out
 
