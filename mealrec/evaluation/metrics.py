@@ -15,12 +15,7 @@ EXACT = 1 << 24  # float32 counts so far
 
 
 def candidates_only(scores: Tensor, seen: Tensor) -> Tensor:
-    """scores [B, N + 1], changed in place: the history seen [B, L] (0 = padding) and column 0 become minus infinity.
-
-    Raises ValueError for a NaN score."""
-    # a sum and a maximum keep NaN, the sum in a third of the other's time; infinities of both signs add up to it as well
-    if scores.numel() and bool(scores.sum().isnan()) and bool(scores.amax().isnan()):
-        raise ValueError("scores hold NaN: the model diverged or its features are broken")
+    """scores [B, N + 1], changed in place: the history seen [B, L] (0 = padding) and column 0 become minus infinity."""
     scores.scatter_(1, seen, -torch.inf)
     scores[:, 0] = -torch.inf
     return scores
@@ -36,17 +31,22 @@ def target_ranks(scores: Tensor, target: Tensor, seen: Tensor) -> Tensor:
 
 
 def ranks_among(masked: Tensor, target: Tensor, space: Tensor | None = None) -> Tensor:
-    """1-based rank of each target among the scores of `candidates_only`, ties by item index.
+    """1-based rank of each target among the scores of `candidates_only`, ties by item index. Raises ValueError for a NaN score.
 
     Cost: two passes that count, no sort, and one more B x N of ones and zeros, float32: `space`, where the caller keeps one
-    for many batches; scores equal to the target's are looked for where there are any."""
+    for many batches; what is neither ahead of the target nor behind it is looked at where there is more than the target."""
     own = masked.gather(1, target[:, None])
     # torch compares into floats, and adds these up, in a quarter of the time that it takes for bool
     ones = torch.empty_like(masked, dtype=torch.float32) if space is None else space[: len(masked)]
     ahead = _sums(torch.gt(masked, own, out=ones))
-    tied = (_sums(torch.ge(masked, own, out=ones)) - ahead > 1).nonzero()[:, 0]
-    index = torch.arange(masked.shape[1], device=masked.device)
-    ahead[tied] += ((masked[tied] == own[tied]) & (index < target[tied, None])).sum(1)
+    behind = _sums(torch.lt(masked, own, out=ones))
+    unclear = (ahead + behind + 1 < masked.shape[1]).nonzero()[:, 0]
+    if len(unclear):
+        rows = masked[unclear]
+        if bool(rows.isnan().any()):
+            raise ValueError("scores hold NaN: the model diverged or its features are broken")
+        index = torch.arange(masked.shape[1], device=masked.device)
+        ahead[unclear] += ((rows == own[unclear]) & (index < target[unclear, None])).sum(1)
     return 1 + ahead
 
 

@@ -62,7 +62,7 @@ def rank_targets(
     batch_size = batch_size or max(min(SCORES_HELD // data.items, MOST_VIEWERS), 1)
     viewers, targets, ranks = [], [], []
     shown = torch.zeros(data.items + 1 if exposure else 0, dtype=torch.int64, device=device)
-    rows = rows_at_once(data.items)  # their scores are read several times while they are in the cache
+    rows = 2 * rows_at_once(data.items)  # their scores are read several times while they are in the cache
     space = torch.empty(rows, data.items + 1, device=device)  # fresh memory costs more than counting in it
     for viewer, batch in evaluation_batches(
         data, split, max_history=max_history, batch_size=batch_size, rank=rank, world=world, most=most
@@ -77,9 +77,9 @@ def rank_targets(
         for at in range(0, len(scores), rows):
             here = slice(at, at + rows)
             masked = candidates_only(scores[here], seen[here])
+            ranks.append(ranks_among(masked, target[here], space).cpu().numpy())
             if exposure:
                 top.append(top_k(masked, min(EXPOSURE, data.items))[1].reshape(-1))
-            ranks.append(ranks_among(masked, target[here], space).cpu().numpy())
         if exposure:
             shown += torch.bincount(torch.cat(top), minlength=len(shown))
         viewers.append(viewer)

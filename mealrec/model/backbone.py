@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mealrec.model.layers import AttentionLayer, Dropout, causal_mask, key_mask
+from mealrec.model.layers import AttentionLayer, Dropout, causal_bias, key_bias
 
 
 class TrainStates(NamedTuple):
@@ -62,13 +62,13 @@ class SASRec(Backbone):
         x, attention = self._start(z, mask)
         for layer in self.layers[:-1]:
             x = layer(x, attention)
-        x = self.layers[-1](x, key_mask(mask), last=1)[:, -1]
+        x = self.layers[-1](x, attention[..., -1:, :], last=1)[:, -1]
         out: Tensor = self.norm(x)
         return out * mask[:, -1:]
 
     def _start(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         order = mask.long().cumsum(1).sub(1).clamp(min=0)  # 0 for a viewer's oldest item in the window
-        return self.drop(z + self.position(order)) * mask[..., None], causal_mask(mask)
+        return self.drop(z + self.position(order)) * mask[..., None], causal_bias(mask)
 
 
 class GRU4Rec(Backbone):
@@ -149,8 +149,9 @@ class BERT4Rec(Backbone):
         # counted from the end, so that the place of the next item is the same for every history
         behind = valid.long().flip(1).cumsum(1).flip(1).sub(1).clamp(min=0)
         x = self.drop(z + self.position(behind)) * valid[..., None]
+        seen = key_bias(valid)
         for layer in self.layers:
-            x = layer(x, key_mask(valid))
+            x = layer(x, seen)
         out: Tensor = self.norm(x)[:, 1:]
         return out * mask[..., None]
 

@@ -130,6 +130,15 @@ def causal_mask(valid: Tensor) -> Tensor:
     return valid[:, None, None, :] & lower
 
 
+def causal_bias(valid: Tensor) -> Tensor:
+    """The same as what is added to the scores, float32. A query that is not valid, which nobody reads, sees itself as well, so
+    that every row has a key."""
+    hidden = ~causal_mask(valid)
+    hidden.diagonal(dim1=-2, dim2=-1).fill_(False)
+    bias = torch.zeros(hidden.shape, device=valid.device)
+    return bias.masked_fill_(hidden, torch.finfo(torch.float32).min)
+
+
 def spread(values: Tensor, mask: Tensor) -> Tensor:
     """values [m, D] at the True places of mask [B, L] -> [B, L, D], zeros elsewhere."""
     return values.new_zeros(*mask.shape, values.shape[-1]).masked_scatter(mask[..., None], values)

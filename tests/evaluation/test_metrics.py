@@ -51,9 +51,12 @@ def test_hit_rate_and_ndcg_follow_their_definitions() -> None:
 
 
 def test_nan_scores_and_leaking_targets_are_refused() -> None:
-    scores = torch.tensor([[0.0, float("nan"), 1.0]])
-    with pytest.raises(ValueError, match="NaN"):
-        target_ranks(scores, torch.tensor([2]), torch.zeros(1, 1, dtype=torch.int64))
+    for row, target in itertools.product(
+        ([0.0, float("nan"), 1.0], [0.0, 2.0, float("nan")], [0.0, *[float("nan")] * 2]), (1, 2)
+    ):
+        scores = torch.tensor([[0.0, 1.0, 2.0], row])
+        with pytest.raises(ValueError, match="NaN"):
+            target_ranks(scores, torch.tensor([1, target]), torch.zeros(2, 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="leaks"):
         target_ranks(torch.rand(1, 3), torch.tensor([2]), torch.tensor([[2]]))
 
