@@ -41,6 +41,13 @@ def ray_cluster(config: RayConfig) -> Iterator[bool]:
             ray.shutdown()
 
 
+def gpus() -> int:
+    """How many GPUs the connected cluster has now."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
 @contextmanager
 def _sigterm_given_back() -> Iterator[None]:
     """Ray takes SIGTERM for itself when it is initialised, and keeps it: what comes after may be a flow that wants to know."""

@@ -27,6 +27,7 @@ from mealrec.model.settings import BackboneName, Npd, Personal, Pooling, Predict
 from mealrec.redaction import redact
 from mealrec.training.settings import Matmul, TrainSettings
 
+Device = Literal["cpu", "cuda"]
 GateMetric = Literal["hr@5", "hr@10", "hr@20", "ndcg@5", "ndcg@10", "ndcg@20"]
 
 
@@ -79,8 +80,12 @@ class ModelConfig(Settings):
 class TrainConfig(Settings):
     """Optimisation and distribution (model.md section 3)."""
 
-    workers: int = Field(2, ge=1, description="Ray Train workers (gloo on CPU)")
+    workers: int = Field(2, ge=1, description="Ray Train workers")
     threads: int = Field(1, ge=1, description="torch threads a worker")
+    device: Device = Field(
+        "cpu",
+        description="cpu; cuda: a GPU for each worker, whose sums have no fixed order: runs are equal but for rounding",
+    )
     warmup_epochs: int = Field(30, ge=0, description="S0: everything but TCD and NPD")
     joint_epochs: int = Field(20, ge=1, description="S1: everything")
     batch_size: int = Field(256, ge=1, description="viewers a step over all workers")

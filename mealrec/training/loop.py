@@ -62,6 +62,16 @@ class State:
         teacher = copy.deepcopy(model).requires_grad_(False).eval()
         return cls(model, teacher, _copy_of(model), optimiser(model, "warmup", config))
 
+    def to(self, device: torch.device, config: TrainSettings) -> State:
+        """Itself, all of it on `device`."""
+        before = self.optimiser.state_dict()
+        self.optimiser = optimiser(self.model.to(device), self.progress.stage, config)
+        self.optimiser.load_state_dict(before)  # moments go where their parameter is
+        self.teacher.to(device)
+        self.best = {name: tensor.to(device) for name, tensor in self.best.items()}
+        self.pooled = None if self.pooled is None else self.pooled.to(device)
+        return self
+
 
 class Trainer:
     """Runs epochs of `state` over `data`. `say` gets a line for a person every few seconds; `notice` is asked after every step

@@ -1,4 +1,4 @@
-"""Ray Train around the loop: several workers (gloo on CPU), checkpoints, restart after failures, resume by run name."""
+"""Ray Train around the loop: several workers, checkpoints, restart after failures, resume by run name."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ class Job:
 
 
 def train(job: Job, ray_config: RayConfig, say: Callable[[str], None]) -> Path:
-    """Train on a Ray cluster and return the folder of the last checkpoint. Raises TrainingError, and Stopped after a SIGTERM:
-    the workers have then saved where they stood, if they could in time."""
-    from mealrec.cluster import ray_cluster
+    """Train on a Ray cluster and return the folder of the last checkpoint. Raises TrainingError, at once where
+    train.device=cuda and this machine's own cluster has too few GPUs, and Stopped after a SIGTERM: the workers have then saved
+    where they stood, if they could in time."""
+    from mealrec.cluster import gpus, ray_cluster
 
     # a short run would otherwise spend most of its time waiting for the next health check
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -76,7 +77,27 @@ def train(job: Job, ray_config: RayConfig, say: Callable[[str], None]) -> Path:
         _followed(job.beside("progress"), say),
         stopped_by_sigterm(job.beside("stop")),
     ):
+        look_for_gpus(job.config, gpus(), is_own=own, say=say)
         return _fit(job)
+
+
+def look_for_gpus(config: TrainConfig, found: int, *, is_own: bool, say: Callable[[str], None]) -> None:
+    """Whether a cluster with `found` GPUs has those that train.device=cuda asks for. Raises TrainingError where it is this
+    machine's own, which gets no more of them; a given one may grow, so that training waits for it."""
+    if config.device == "cpu" or found >= config.workers:
+        return
+    lacking = (
+        f"train.device=cuda asks for a GPU for each of train.workers={config.workers}; the Ray cluster has {found}"
+    )
+    if not is_own:
+        say(f"{lacking}: waiting for more")
+        return
+    ways_out = [
+        "train.device=cpu",
+        *([f"train.workers={found}"] if found else []),
+        "ray.address to a cluster with more",
+    ]
+    raise TrainingError(f"{lacking}: set {', or '.join(ways_out)}")
 
 
 @contextmanager
@@ -94,12 +115,19 @@ def _without_notices() -> Iterator[None]:
 
 def _fit(job: Job) -> Path:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
+    on_gpu = job.config.device == "cuda"
     trainer = TorchTrainer(
         _worker,
         train_loop_config=job.to_json(),
-        scaling_config=ScalingConfig(num_workers=job.config.workers, resources_per_worker={"CPU": 0.9}),
+        # counts are summed on the CPU, gradients where they are; a torch without NCCL ends here and does not train on the CPU
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.config.workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 0.9} | ({"GPU": 1} if on_gpu else {}),
+        ),
         run_config=RunConfig(
             name=job.name,
             storage_path=job.storage,
@@ -124,6 +152,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     """Runs in every worker process: resume from the newest whole checkpoint when there is one, then train to the end."""
     import ray.train
     import torch
+    from ray.train.torch import get_device
 
     from mealrec.data.packed import Packed
     from mealrec.model.mealrec import MealRec
@@ -138,6 +167,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     rank = context.get_world_rank()
     peers = Peers(rank, context.get_world_size())
     torch.set_num_threads(job.config.threads)
+    device = get_device() if job.config.device == "cuda" else torch.device("cpu")
 
     def say(line: str) -> None:
         if rank == 0:
@@ -159,8 +189,9 @@ def _worker(arguments: dict[str, Any]) -> None:
         inside = f" and {state.progress.step} steps" if state.progress.step else ""
         say(f"resumed after {state.progress.total_epochs} epochs{inside} ({state.progress.stage})")
     notice = notices(peers, job.beside("stop"), ray.train.get_preemption_info, say)
-    Trainer(Packed.open(Path(job.packed)), config, seed=job.seed, peers=peers, say=say, notice=notice).run(
-        state,
+    data = Packed.open(Path(job.packed))
+    Trainer(data, config, seed=job.seed, peers=peers, say=say, notice=notice, device=device).run(
+        state.to(device, config),
         on_epoch=lambda state: keep(state, state.progress.curves[-1]),
         on_step=lambda state: keep(state, {"epoch": state.progress.total_epochs + 1, "step": state.progress.step}),
     )
