@@ -77,18 +77,17 @@ def train(job: Job, ray_config: RayConfig, say: Callable[[str], None]) -> Path:
         _followed(job.beside("progress"), say),
         stopped_by_sigterm(job.beside("stop")),
     ):
-        look_for_gpus(job.config, gpus(), is_own=own, say=say)
+        if job.config.device == "cuda":
+            look_for_gpus(job.config.workers, gpus(), is_own=own, say=say)
         return _fit(job)
 
 
-def look_for_gpus(config: TrainConfig, found: int, *, is_own: bool, say: Callable[[str], None]) -> None:
-    """Whether a cluster with `found` GPUs has those that train.device=cuda asks for. Raises TrainingError where it is this
+def look_for_gpus(workers: int, found: int, *, is_own: bool, say: Callable[[str], None]) -> None:
+    """Whether a cluster with `found` GPUs has one for each of `workers`. Raises TrainingError where it is this
     machine's own, which gets no more of them; a given one may grow, so that training waits for it."""
-    if config.device == "cpu" or found >= config.workers:
+    if found >= workers:
         return
-    lacking = (
-        f"train.device=cuda asks for a GPU for each of train.workers={config.workers}; the Ray cluster has {found}"
-    )
+    lacking = f"train.device=cuda asks for a GPU for each of train.workers={workers}; the Ray cluster has {found}"
     if not is_own:
         say(f"{lacking}: waiting for more")
         return

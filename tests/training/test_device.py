@@ -51,18 +51,16 @@ def test_all_of_a_state_goes_to_the_device(packed: Packed) -> None:
 
 def test_too_few_gpus_are_refused_where_no_more_will_come() -> None:
     said: list[str] = []
-    two = TrainConfig(workers=2, device="cuda")
     with pytest.raises(
         TrainingError, match=r"train.workers=2; the Ray cluster has 0: set train.device=cpu, or ray.address"
     ):
-        look_for_gpus(two, 0, is_own=True, say=said.append)
+        look_for_gpus(2, 0, is_own=True, say=said.append)
     with pytest.raises(TrainingError, match=r"the Ray cluster has 1: set train.device=cpu, or train.workers=1, or"):
-        look_for_gpus(two, 1, is_own=True, say=said.append)
+        look_for_gpus(2, 1, is_own=True, say=said.append)
     assert not said
-    look_for_gpus(two, 0, is_own=False, say=said.append)
+    look_for_gpus(2, 0, is_own=False, say=said.append)
     assert len(said) == 1 and said[0].endswith("waiting for more")
-    look_for_gpus(two, 2, is_own=True, say=said.append)
-    look_for_gpus(TrainConfig(workers=2), 0, is_own=True, say=said.append)
+    look_for_gpus(2, 2, is_own=True, say=said.append)
     assert len(said) == 1
 
 
