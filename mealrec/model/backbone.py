@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mealrec.model.layers import AttentionLayer, Dropout, causal_bias, key_bias
+from mealrec.model.sizes import FEW, over_zeros
 
 
 class TrainStates(NamedTuple):
@@ -51,10 +52,10 @@ class SASRec(Backbone):
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
         """z [B, L, D] left-padded, mask [B, L] bool -> H [B, L, D]. L <= max_history."""
-        x, attention = self._start(z, mask)
+        x, attention = self._start(*_more_viewers(z, mask))
         for layer in self.layers:
             x = layer(x, attention)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(x[: len(z)])
         return out * mask[..., None]
 
     def newest(self, z: Tensor, mask: Tensor) -> Tensor:
@@ -143,17 +144,24 @@ class BERT4Rec(Backbone):
         return TrainStates(self._states(z, mask, hidden), trained)
 
     def _states(self, z: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
+        viewers = len(z)
         z = torch.where(hidden[..., None], self.mask_vector, z)
         z = torch.cat([z, self.mask_vector.expand(len(z), 1, -1)], 1)
         valid = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        z, valid = _more_viewers(z, valid)
         # counted from the end, so that the place of the next item is the same for every history
         behind = valid.long().flip(1).cumsum(1).flip(1).sub(1).clamp(min=0)
         x = self.drop(z + self.position(behind)) * valid[..., None]
         seen = key_bias(valid)
         for layer in self.layers:
             x = layer(x, seen)
-        out: Tensor = self.norm(x)[:, 1:]
+        out: Tensor = self.norm(x[:viewers])[:, 1:]
         return out * mask[..., None]
+
+
+def _more_viewers(z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """z [B, L, D] and mask [B, L] of many viewers with a few below who have watched nothing (mealrec.model.sizes)."""
+    return (over_zeros(z), over_zeros(mask)) if len(z) > FEW else (z, mask)
 
 
 BACKBONES: dict[str, type[Backbone]] = {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mealrec.model.sizes import over_zeros
 from mealrec.model.softmax import chunk_rows
 
 
@@ -27,7 +28,9 @@ def divergence(wanted: Ranking, found: Ranking) -> Tensor:
     that of a chunk of scores. 0 for no rows."""
     if len(found.states) == 0:
         return found.states.sum() * 0 + found.vectors.sum() * 0
-    out: Tensor = _Divergence.apply(wanted.states, wanted.vectors, found.states, found.vectors)  # type: ignore[no-untyped-call]
+    # rows of zeros rank alike in both, and add nothing
+    states = over_zeros(wanted.states), over_zeros(found.states)
+    out: Tensor = _Divergence.apply(states[0], wanted.vectors, states[1], found.vectors)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mealrec.model.precision import score_dtype
+from mealrec.model.sizes import ROWS, over_zeros
 
 CHUNK_BYTES = 16 << 20  # of scores held at a time on a CPU, which stay in its cache
 CHUNK_BYTES_GPU = 1 << 29
@@ -115,13 +116,13 @@ class _FullSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, table: Tensor, target: Tensor) -> Tensor:
         of_states, of_table = ctx.needs_input_grad[:2]
-        grad_states = torch.zeros_like(states) if of_states else None
         loss = states.new_zeros(())
         dtype = score_dtype(states)
-        queries, candidates = states.to(dtype), _aligned(table, dtype)
+        queries, candidates = over_zeros(states.to(dtype), ROWS), _aligned(table, dtype)
+        grad_queries = states.new_zeros(queries.shape) if of_states else None
         grad_table = torch.zeros_like(candidates, dtype=table.dtype) if of_table else None
         rows = chunk_rows(len(candidates), states.device, dtype)
-        scores = states.new_empty(min(rows, len(target)), len(candidates), dtype=dtype)
+        scores = states.new_empty(min(rows, len(queries)), len(candidates), dtype=dtype)
         for at in range(0, len(target), rows):
             here = slice(at, at + rows)
             loss += _chunk(
@@ -130,11 +131,10 @@ class _FullSoftmax(torch.autograd.Function):
                 len(table),
                 target[here],
                 scores,
-                None if grad_states is None else grad_states[here],
+                None if grad_queries is None else grad_queries[here],
                 grad_table,
             )
-        if grad_states is not None:
-            grad_states -= table[target]
+        grad_states = None if grad_queries is None else grad_queries[: len(states)].sub_(table[target])
         if grad_table is not None:
             grad_table = grad_table[: len(table)].index_add_(0, target, states, alpha=-1)
         ctx.save_for_backward(grad_states, grad_table)
@@ -180,13 +180,14 @@ def _chunk(
     grad_candidates: Tensor | None,
 ) -> Tensor:
     """Loss of some rows against candidates [C, D], of which 1 to end - 1 are videos; `scores` is their workspace [m, C], of the
-    same dtype as states [m, D] and candidates. Adds the expected candidate to grad_states and the rows' part to
-    grad_candidates, which may be of a higher precision; what the targets themselves subtract is left to the caller."""
+    same dtype as states [m, D] and candidates; states below those of target [n] are zeros and nobody's. Adds the expected
+    candidate to grad_states and the rows' part to grad_candidates, which may be of a higher precision; what the targets
+    themselves subtract is left to the caller."""
     scores = scores[: len(states)]
     torch.mm(states, candidates.T, out=scores)
     scores[:, 0] = scores[:, end:] = -torch.inf
     torch.softmax(scores, 1, out=scores)
-    own = scores.gather(1, target[:, None]).to(torch.promote_types(scores.dtype, torch.float32))
+    own = scores[: len(target)].gather(1, target[:, None]).to(torch.promote_types(scores.dtype, torch.float32))
     if grad_states is not None:
         _add_product(grad_states, scores, candidates)
     if grad_candidates is not None:

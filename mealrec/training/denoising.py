@@ -20,6 +20,7 @@ from mealrec.model.divergence import Ranking, divergence
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
 from mealrec.model.npd import PreferenceDenoiser
+from mealrec.model.sizes import places
 from mealrec.training.candidates import Candidates
 
 
@@ -83,11 +84,14 @@ def reference(
     """The averaged model on the clean history with every ID; vectors [C, D] are its own, available and log_popularity those
     of the candidates."""
     mask = clean.history.mask
-    rows = candidates.rows(clean.items[mask])
-    z = teacher.id_vectors(clean.items[mask], log_popularity[rows])
+    at, m = places(mask)
+    items = clean.items.flatten()[at]
+    rows = candidates.rows(items)
+    z = teacher.id_vectors(items, log_popularity[rows])
     if teacher.settings.content:
-        z = teacher.fusion(z, clean.history.described[mask].detach(), available[rows], log_popularity[rows])
-    return Reference(vectors, teacher.backbone(spread(z, mask), mask))
+        described = clean.history.described.detach().flatten(0, 1)[at]
+        z = teacher.fusion(z, described, available[rows], log_popularity[rows])
+    return Reference(vectors, teacher.backbone(spread(z[:m], mask), mask))
 
 
 def before_backbone(
@@ -105,9 +109,11 @@ def before_backbone(
     before, after = model.contexts(z, mask)
     newest = torch.zeros_like(mask)
     newest[:, -1] = True
-    told = description(drawn)[mask.nonzero()[:, 0]] if model.settings.npd == "told" else None
-    # at the places that hold something: a third and more is padding
-    residual, level = model.npd.at(z[mask], before[mask], after[mask], newest[mask], told)
+    at, m = places(mask)  # those that hold something: a third and more is padding
+    told = description(drawn)[at // mask.shape[1]] if model.settings.npd == "told" else None
+    vectors_there, before, after = (part.flatten(0, 1)[at] for part in (z, before, after))
+    residual, level = model.npd.at(vectors_there, before, after, newest.flatten()[at], told)
+    residual, level = residual[:m], level[:m]
     trained = newest & _trainable(noisy, clean)
     backbone = {name: p.detach() for name, p in model.backbone.named_parameters()}
     states = functional_call(model.backbone, backbone, (z + spread(residual, mask), mask))

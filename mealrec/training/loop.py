@@ -21,6 +21,7 @@ from mealrec.data.packed import Packed
 from mealrec.model.inference import describe_range
 from mealrec.model.mealrec import MealRec
 from mealrec.model.precision import matmul
+from mealrec.model.sizes import behind_zeros
 from mealrec.training.average import decay_at, follow
 from mealrec.training.candidates import Candidates, everything, sampled
 from mealrec.training.facts import catalogue_facts, negatives
@@ -262,13 +263,13 @@ class Trainer:
         if len(history) == 0:  # this worker has no row of the last batch; its gradients are zero
             zero = sum((p.sum() * 0 for p in state.model.parameters() if p.requires_grad), torch.zeros(()))
             return Losses(zero, {})
-        videos = distinct(history, target)
+        videos = behind_zeros(distinct(history, target))
         candidates = self._candidates(videos, rng)
         catalogue = self.learnable_rows or self.catalogue.rows(candidates.items)
         if state.progress.stage == "warmup":
             plain = Inputs(history, target, candidates, catalogue, videos, None)
             return warmup_loss(state.model, plain, self.weights, positions, rng)
-        share = None if batch.share is None else batch.share.to(self.device)
+        share = None if batch.share is None else behind_zeros(batch.share.to(self.device))
         inputs = Inputs(history, target, candidates, catalogue, videos, self.data.content.gather(videos), share)
         return joint_loss(state.model, state.teacher, inputs, self.weights, positions, rng)
 

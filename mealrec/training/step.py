@@ -17,6 +17,7 @@ from mealrec.model import corruption
 from mealrec.model.content import TEXT, Content
 from mealrec.model.layers import spread
 from mealrec.model.mealrec import History, MealRec
+from mealrec.model.sizes import FEW, behind_zeros, places, repeated
 from mealrec.model.summary import Summary
 from mealrec.model.tcd import Scene
 from mealrec.training.candidates import Candidates
@@ -74,8 +75,8 @@ def _taken(mapped: Tensor, index: Tensor) -> Tensor:
 
 class Inputs(NamedTuple):
     """One step's tensors: history, target [B, L]; candidates and their part of the catalogue; videos [U], the distinct items
-    of both history and target, and their content (None in the warm-up); share [U]: how much of each is this worker's to
-    count (mealrec.data.batches.Batch)."""
+    of both history and target, sorted, behind some zeros (mealrec.model.sizes), and their content (None in the warm-up); share
+    [U]: how much of each is this worker's to count (mealrec.data.batches.Batch)."""
 
     history: Tensor
     target: Tensor
@@ -214,16 +215,18 @@ def _reverse(model: MealRec, inputs: Inputs, described: Tensor, vectors: Tensor,
 def _plain_history(model: MealRec, inputs: Inputs, described: Tensor, rng: torch.Generator) -> History:
     """The history in plain vectors, from the candidates' described content; some IDs are dropped."""
     mask = inputs.history > 0
-    at = inputs.candidates.rows(inputs.history)[mask]
+    held, m = places(mask)
+    items = inputs.history.flatten()[held]
+    at = inputs.candidates.rows(items)
     popularity = inputs.catalogue.log_popularity[at]
-    ids = model.id_vectors(inputs.history[mask], popularity)
+    ids = model.id_vectors(items, popularity)
     if not model.settings.content:
-        return History(spread(ids, mask), described.new_zeros(*mask.shape, described.shape[-1]), mask)
+        return History(spread(ids[:m], mask), described.new_zeros(*mask.shape, described.shape[-1]), mask)
     lost = _lost(model, len(at), rng, ids.device)
     ids = torch.where(lost[:, None], model.null_id, ids)
     popularity = torch.where(lost, 0.0, popularity)
     z = model.fusion(ids, described[at], inputs.catalogue.available[at], popularity)
-    return History(spread(z, mask), spread(described[at], mask), mask)
+    return History(spread(z[:m], mask), spread(described[at[:m]], mask), mask)
 
 
 def _lost(model: MealRec, n: int, rng: torch.Generator, device: torch.device) -> Tensor:
@@ -254,26 +257,30 @@ def _encode_history(
     content = inputs.content
     assert content is not None
     history, mask = inputs.history, inputs.history > 0
-    rows = torch.searchsorted(inputs.videos, history[mask])
-    ids = model.id_vectors(history[mask], content.log_popularity[rows])
+    at, m = places(mask)
+    items = history.flatten()[at]
+    rows = torch.searchsorted(inputs.videos, items)
+    ids = model.id_vectors(items, content.log_popularity[rows])
     with torch.no_grad():
         plain = _plain_vectors(model, inputs, rows, ids)
-    users = model.users_before(spread(plain, mask), mask)[mask]
+    users = model.users_before(spread(plain[:m], mask), mask).flatten(0, 1)[at]
     lost = _lost(model, len(rows), rng, history.device)
     encoded, condition = model.encode_history(
-        content, scene, rows, users, ids, lost=lost, held=torch.unique(rows), generator=rng
+        content, scene, rows, users, ids, lost=lost, held=behind_zeros(torch.unique(rows)), generator=rng
     )
-    clean = History(spread(encoded.z, mask), spread(encoded.described, mask), mask)
+    clean = History(spread(encoded.z[:m], mask), spread(encoded.described[:m], mask), mask)
     if drawn is None:
         return clean, clean.z
     viewer = mask.nonzero()[:, 0]
-    is_stripped = torch.rand(len(rows), generator=rng, device=history.device) < drawn.level[viewer]
-    at = (is_stripped & (drawn.kind[viewer] == corruption.MODALITY)).nonzero()[:, 0]
+    is_stripped = torch.rand(m, generator=rng, device=history.device) < drawn.level[viewer]
+    stripped = (is_stripped & (drawn.kind[viewer] == corruption.MODALITY)).nonzero()[:, 0]
+    at = repeated(stripped, FEW)
     poorer = _poorer(content[rows[at]], rng)
     kept = torch.where(lost[at][:, None], model.null_id, ids[at])
     popularity = torch.where(lost[at], 0.0, content.log_popularity[rows[at]])
     again = model.encode(model.scene(poorer), poorer, kept, condition[at], log_popularity=popularity)
-    return clean, spread(encoded.z.index_copy(0, at, again.z), mask)
+    poorer_z = encoded.z[:m].index_copy(0, stripped, again.z[: len(stripped)])
+    return clean, spread(poorer_z, mask)
 
 
 def _plain_vectors(model: MealRec, inputs: Inputs, rows: Tensor, ids: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ def test_modalities_are_lost_by_the_viewers_drawn_for_it_and_at_their_level(pack
 def test_only_what_somebody_watched_before_is_refined(packed: Packed, monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs, refined = model_of(packed), inputs_of(packed), []
     model.settings = replace(model.settings, personal="pooling")
+    monkeypatch.setattr(step, "behind_zeros", lambda videos: videos)
     monkeypatch.setattr(model, "refine", lambda scene, condition: refined.append(len(condition)) or scene.x)
     scene = model.scene(inputs.content)
     clean, _ = step._encode_history(model, inputs, scene, torch.Generator().manual_seed(1), None)
@@ -177,6 +178,7 @@ def test_each_distinct_video_of_a_step_is_tokenised_and_refined_once(
         rows["refine"].append(len(condition))
         return refine(seen, condition)
 
+    monkeypatch.setattr(step, "behind_zeros", lambda videos: videos)
     monkeypatch.setattr(model, "scene", count_scene)
     monkeypatch.setattr(model, "refine", count_refine)
     noisy = corruption.Draw(torch.full((3,), corruption.GAUSSIAN), torch.full((3,), 0.5))
