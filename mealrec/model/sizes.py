@@ -1,9 +1,9 @@
 """Sizes rounded up, so that a step's shapes come again.
 
 On a CPU oneDNN makes a program for each shape of a product that it has not met lately. A step's sizes (its videos, places and
-viewers) are hardly ever those of another one: some 180 programs were made a step and not used again, a fifth of its time and
-more (benchmarks/LOG.md). The rows that are added are computed for nothing, some hundredth of a step's, and left out of what
-comes of it.
+viewers) are hardly ever those of another one: some 180 programs were made a step and not used again, a tenth of its time and
+more (benchmarks/LOG.md). The rows that are added, some hundredths of a large step's, are computed for nothing and left out of
+what comes of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 ROWS = 64  # of what a step has some thousands of
 FEW = 32  # of what it has hundreds of
-PROGRAMS = 2048  # that are kept, of some 0.1 MiB; oneDNN's own number is 1,024, and a joint step has 400
+PROGRAMS = 2048  # that are kept, of some 0.2 MiB; oneDNN's own number is 1,024, and a joint step has 400
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(PROGRAMS))  # read at the first product
 
 
